@@ -1,0 +1,172 @@
+#include "calendar.h"
+
+#include <cctz/civil_time.h>
+#include <cctz/time_zone.h>
+
+#include <chrono>
+#include <cstdlib>
+#include <filesystem>
+#include <string>
+#include <system_error>
+
+#include "arguments.h"
+
+namespace token_usage {
+
+struct TimeZone::Rules {
+  bool utc = false;
+  cctz::time_zone zone;
+};
+
+namespace {
+
+using Seconds = std::chrono::time_point<std::chrono::system_clock, cctz::seconds>;
+
+std::filesystem::path zone_directory() {
+  // The places that cctz looks in.
+  const char *const tzdir = std::getenv("TZDIR");
+  return tzdir != nullptr && *tzdir != '\0' ? tzdir : "/usr/share/zoneinfo";
+}
+
+bool equal_ignoring_case(std::string_view a, std::string_view b) {
+  const auto lower = [](char c) {
+    return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c;
+  };
+  if (a.size() != b.size()) {
+    return false;
+  }
+  for (std::size_t i = 0; i < a.size(); ++i) {
+    if (lower(a[i]) != lower(b[i])) {
+      return false;
+    }
+  }
+  return true;
+}
+
+// The name as the zone directory spells it, or the name as it came where the directory has no such
+// entry.
+std::string spelled(std::string_view name) {
+  std::error_code error;
+  std::filesystem::path folder = zone_directory();
+  if (std::filesystem::is_regular_file(folder / name, error)) {
+    return std::string(name);
+  }
+  std::string out;
+  std::string_view rest = name;
+  while (!rest.empty()) {
+    const std::size_t slash = rest.find('/');
+    const std::string_view part = rest.substr(0, slash);
+    rest = slash == std::string_view::npos ? std::string_view() : rest.substr(slash + 1);
+    std::string found(part);
+    for (std::filesystem::directory_iterator entry(folder, error), end; !error && entry != end;
+         entry.increment(error)) {
+      std::string candidate = entry->path().filename().string();
+      if (equal_ignoring_case(candidate, part)) {
+        found = std::move(candidate);
+        break;
+      }
+    }
+    folder /= found;
+    out += out.empty() ? found : "/" + found;
+  }
+  return out;
+}
+
+Seconds to_seconds(Micros time) {
+  Micros seconds = time / kMicrosPerSecond;
+  if (time % kMicrosPerSecond < 0) {
+    --seconds;
+  }
+  return Seconds(cctz::seconds(seconds));
+}
+
+Micros to_micros(Seconds time) {
+  return time.time_since_epoch().count() * kMicrosPerSecond;
+}
+
+cctz::civil_day civil(Day day) {
+  return cctz::civil_day(1970, 1, 1) + day;
+}
+
+Day floor_day(Micros time) {
+  const Day day = time / kMicrosPerDay;
+  return time % kMicrosPerDay < 0 ? day - 1 : day;
+}
+
+}  // namespace
+
+TimeZone::TimeZone(std::shared_ptr<const Rules> rules) : rules_(std::move(rules)) {}
+TimeZone::~TimeZone() = default;
+TimeZone::TimeZone(const TimeZone &) = default;
+TimeZone &TimeZone::operator=(const TimeZone &) = default;
+
+TimeZone TimeZone::load(std::string_view name, std::string_view argument) {
+  auto rules = std::make_shared<Rules>();
+  if (equal_ignoring_case(name, "UTC")) {
+    rules->utc = true;
+    return TimeZone(std::move(rules));
+  }
+  if (!is_zone_name(name)) {
+    bad_argument(argument, rule_zone, name);
+  }
+  if (!cctz::load_time_zone(spelled(name), &rules->zone)) {
+    std::error_code error;
+    if (!std::filesystem::is_directory(zone_directory(), error)) {
+      bad_argument(argument, "UTC (this system has no time zone data)", name);
+    }
+    bad_argument(argument, rule_zone, name);
+  }
+  return TimeZone(std::move(rules));
+}
+
+Micros TimeZone::start_of_day(Day day) const {
+  if (rules_->utc) {
+    return day * kMicrosPerDay;
+  }
+  const auto midnight = rules_->zone.lookup(cctz::civil_second(civil(day)));
+  // `pre` reads the time by the offset before a transition: of two midnights that is the first.
+  return to_micros(midnight.kind == cctz::time_zone::civil_lookup::SKIPPED ? midnight.trans
+                                                                           : midnight.pre);
+}
+
+Day TimeZone::day_of(Micros time) const {
+  if (rules_->utc) {
+    return floor_day(time);
+  }
+  const cctz::civil_day local(rules_->zone.lookup(to_seconds(time)).cs);
+  Day day = local - cctz::civil_day(1970, 1, 1);
+  // Where the clock goes back across midnight, the local date is for a while the one before the day
+  // that has begun.
+  while (start_of_day(day + 1) <= time) {
+    ++day;
+  }
+  while (start_of_day(day) > time) {
+    --day;
+  }
+  return day;
+}
+
+Day first_of_week(Day day) {
+  // 1970-01-01 was a Thursday, the fourth day of its week.
+  const Day weekday = ((day + 3) % 7 + 7) % 7;
+  return day - weekday;
+}
+
+Day first_of_month(Day day) {
+  return day - (civil_from_days(day).day - 1);
+}
+
+Day first_of_year(Day day) {
+  return days_from_civil(civil_from_days(day).year, 1, 1);
+}
+
+std::vector<Micros> day_bounds(const TimeZone &zone, Day last, std::int64_t days) {
+  std::vector<Micros> bounds;
+  bounds.reserve(static_cast<std::size_t>(days) + 1);
+  for (Day day = last - days + 1; day <= last + 1; ++day) {
+    bounds.push_back(zone.start_of_day(day));
+  }
+  return bounds;
+}
+
+}  // namespace token_usage

@@ -1,0 +1,222 @@
+#include "timestamp.h"
+
+#include <charconv>
+#include <cmath>
+#include <cstdio>
+
+#include "decimal.h"
+
+namespace token_usage {
+
+namespace {
+
+class Scanner {
+ public:
+  explicit Scanner(std::string_view text) : text_(text) {}
+
+  [[nodiscard]] bool done() const { return text_.empty(); }
+
+  bool take(char c) {
+    if (text_.empty() || text_.front() != c) {
+      return false;
+    }
+    text_.remove_prefix(1);
+    return true;
+  }
+
+  // Exactly `count` digits.
+  bool number(std::size_t count, unsigned &value) {
+    if (text_.size() < count) {
+      return false;
+    }
+    value = 0;
+    for (std::size_t i = 0; i < count; ++i) {
+      if (!digit(text_[i])) {
+        return false;
+      }
+      value = value * 10 + static_cast<unsigned>(text_[i] - '0');
+    }
+    text_.remove_prefix(count);
+    return true;
+  }
+
+  // One or more digits of a fraction of a second, as microseconds; those behind the sixth are cut
+  // off.
+  bool fraction(unsigned &micros) {
+    micros = 0;
+    std::size_t digits = 0;
+    while (!text_.empty() && digit(text_.front())) {
+      if (digits < 6) {
+        micros = micros * 10 + static_cast<unsigned>(text_.front() - '0');
+      }
+      ++digits;
+      text_.remove_prefix(1);
+    }
+    for (std::size_t i = digits; i < 6; ++i) {
+      micros *= 10;
+    }
+    return digits > 0;
+  }
+
+ private:
+  static bool digit(char c) { return c >= '0' && c <= '9'; }
+  std::string_view text_;
+};
+
+unsigned days_in_month(unsigned year, unsigned month) {
+  constexpr unsigned days[] = {31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31};
+  const bool leap = (year % 4 == 0 && year % 100 != 0) || year % 400 == 0;
+  return month == 2 && leap ? 29 : days[month - 1];
+}
+
+bool in_range(Micros time) {
+  return time >= kFirstInstant && time < kPastLastInstant;
+}
+
+std::optional<Micros> parse(std::string_view text, bool date_alone) {
+  Scanner in(text);
+  unsigned year = 0;
+  unsigned month = 0;
+  unsigned day = 0;
+  if (!in.number(4, year) || !in.take('-') || !in.number(2, month) || !in.take('-') ||
+      !in.number(2, day) || year < 1 || month < 1 || month > 12 || day < 1 ||
+      day > days_in_month(year, month)) {
+    return std::nullopt;
+  }
+  const Micros midnight = days_from_civil(year, month, day) * kMicrosPerDay;
+  if (in.done()) {
+    return date_alone ? std::optional<Micros>(midnight) : std::nullopt;
+  }
+  unsigned hour = 0;
+  unsigned minute = 0;
+  unsigned second = 0;
+  unsigned micros = 0;
+  if (!(in.take(' ') || in.take('T')) || !in.number(2, hour) || !in.take(':') ||
+      !in.number(2, minute) || hour > 23 || minute > 59) {
+    return std::nullopt;
+  }
+  if (in.take(':')) {
+    if (!in.number(2, second) || second > 59 || (in.take('.') && !in.fraction(micros))) {
+      return std::nullopt;
+    }
+  }
+  Micros offset = 0;
+  if (!in.done()) {
+    in.take(' ');
+    if (!in.take('Z')) {
+      const bool west = in.take('-');
+      unsigned offset_hour = 0;
+      unsigned offset_minute = 0;
+      if ((!west && !in.take('+')) || !in.number(2, offset_hour) || !in.take(':') ||
+          !in.number(2, offset_minute) || offset_hour > 23 || offset_minute > 59) {
+        return std::nullopt;
+      }
+      offset = (offset_hour * 3600 + offset_minute * 60) * kMicrosPerSecond;
+      offset = west ? -offset : offset;
+    }
+    if (!in.done()) {
+      return std::nullopt;
+    }
+  }
+  const Micros time =
+      midnight + (hour * 3600 + minute * 60 + second) * kMicrosPerSecond + micros - offset;
+  return in_range(time) ? std::optional<Micros>(time) : std::nullopt;
+}
+
+}  // namespace
+
+// Both directions count from 0000-03-01, so that the leap day is the last of its year and months
+// follow a linear rule (153 days in five months from March on).
+std::int64_t days_from_civil(std::int64_t year, unsigned month, unsigned day) {
+  const std::int64_t y = month <= 2 ? year - 1 : year;
+  const std::int64_t era = (y >= 0 ? y : y - 399) / 400;
+  const std::int64_t year_of_era = y - era * 400;
+  const std::int64_t shifted_month = month > 2 ? month - 3 : month + 9;
+  const std::int64_t day_of_year = (153 * shifted_month + 2) / 5 + day - 1;
+  const std::int64_t day_of_era =
+      year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
+  return era * 146'097 + day_of_era - 719'468;
+}
+
+CivilDate civil_from_days(std::int64_t days) {
+  const std::int64_t z = days + 719'468;
+  const std::int64_t era = (z >= 0 ? z : z - 146'096) / 146'097;
+  const std::int64_t day_of_era = z - era * 146'097;
+  const std::int64_t year_of_era =
+      (day_of_era - day_of_era / 1'460 + day_of_era / 36'524 - day_of_era / 146'096) / 365;
+  const std::int64_t day_of_year =
+      day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+  const std::int64_t shifted_month = (5 * day_of_year + 2) / 153;
+  const auto day = static_cast<unsigned>(day_of_year - (153 * shifted_month + 2) / 5 + 1);
+  const auto month =
+      static_cast<unsigned>(shifted_month < 10 ? shifted_month + 3 : shifted_month - 9);
+  return {year_of_era + era * 400 + (month <= 2 ? 1 : 0), month, day};
+}
+
+std::optional<Micros> parse_timestamp(std::string_view text) {
+  return parse(text, false);
+}
+
+std::optional<Micros> parse_timestamp_argument(std::string_view text) {
+  return parse(text, true);
+}
+
+std::optional<Micros> timestamp_from_integer(std::int64_t value) {
+  Micros time = 0;
+  const Micros scale = value >= 100'000'000'000 ? 1'000 : kMicrosPerSecond;
+  if (__builtin_mul_overflow(value, scale, &time) || !in_range(time)) {
+    return std::nullopt;
+  }
+  return time;
+}
+
+std::optional<Micros> timestamp_from_real(double value) {
+  if (!(value >= -1e12 && value <= 1e12)) {
+    return std::nullopt;
+  }
+  // The decimal that a person wrote, not the binary value just below it: 1760970625.000001 is not
+  // ...000000.99.
+  char buffer[64];
+  const auto printed = std::to_chars(buffer, buffer + sizeof buffer, value);
+  const std::optional<Decimal> seconds =
+      Decimal::from_text(std::string_view(buffer, static_cast<std::size_t>(printed.ptr - buffer)));
+  if (!seconds) {
+    return std::nullopt;
+  }
+  int128 micros = seconds->units() / 1'000'000;
+  if (seconds->units() % 1'000'000 < 0) {
+    --micros;
+  }
+  const auto time = static_cast<Micros>(micros);
+  return in_range(time) ? std::optional<Micros>(time) : std::nullopt;
+}
+
+std::string format_date(std::int64_t days) {
+  const CivilDate date = civil_from_days(days);
+  char buffer[40];
+  const int length = std::snprintf(buffer, sizeof buffer, "%04lld-%02u-%02u",
+                                   static_cast<long long>(date.year), date.month, date.day);
+  return {buffer, static_cast<std::size_t>(length)};
+}
+
+std::string format_timestamp(Micros time) {
+  std::int64_t days = time / kMicrosPerDay;
+  Micros rest = time % kMicrosPerDay;
+  if (rest < 0) {
+    rest += kMicrosPerDay;
+    --days;
+  }
+  const auto seconds = static_cast<int>(rest / kMicrosPerSecond);
+  const auto micros = static_cast<int>(rest % kMicrosPerSecond);
+  char buffer[40];
+  int length = std::snprintf(buffer, sizeof buffer, "T%02d:%02d:%02d", seconds / 3600,
+                             seconds / 60 % 60, seconds % 60);
+  std::string out = format_date(days).append(buffer, static_cast<std::size_t>(length));
+  if (micros != 0) {
+    length = std::snprintf(buffer, sizeof buffer, ".%06d", micros);
+    out.append(buffer, static_cast<std::size_t>(length));
+  }
+  return out + 'Z';
+}
+
+}  // namespace token_usage
