@@ -34,11 +34,14 @@ struct Entry {
 };
 
 constexpr long kStartSize = 16;
+constexpr int kTries = 3;
 constexpr long kMostEntries = 1024;  // sessions of many roles over many ledgers start afresh here
 
 HTAB *plans = nullptr;
+std::uint64_t changes = 0;  // counts invalidations, to notice one that comes while a text is made
 
 void mark_stale(Oid ledger) {
+  ++changes;
   HASH_SEQ_STATUS scan;
   hash_seq_init(&scan, plans);
   while (auto *const entry = static_cast<Entry *>(hash_seq_search(&scan))) {
@@ -131,7 +134,16 @@ Entry *find_plan(const Key &key) {
     return entry;
   }
   sweep();
-  SPIPlanPtr const plan = make_plan(key);
+  // The text says what the columns were when it was asked for; planning it locks the ledger. Where
+  // something changed in between, the text may be too old, so it is asked for again. What changes
+  // all the time is planned for this one call.
+  SPIPlanPtr plan = nullptr;
+  bool changed = true;
+  for (int tries = 0; changed && tries < kTries; ++tries) {
+    const std::uint64_t before = changes;
+    plan = make_plan(key);
+    changed = changes != before;
+  }
   bool found = false;
   entry = static_cast<Entry *>(hash_search(plans, &key, HASH_ENTER, &found));
   if (found) {
@@ -140,9 +152,7 @@ Entry *find_plan(const Key &key) {
   }
   entry->plan = nullptr;
   entry->running = 0;
-  // Changes that came while the text was made are seen by the plan cache; the text is a few
-  // microseconds old.
-  entry->stale = false;
+  entry->stale = changed;
   SPI_keepplan(plan);
   entry->plan = plan;
   return entry;
