@@ -35,12 +35,12 @@ BEGIN
     parts := regexp_match(plain, '^1\|(0|-?[1-9][0-9]{0,18})\|(.*)$');
     -- The range of timestamptz: -4712 to 294276.
     IF parts IS NOT NULL AND parts[1]::numeric BETWEEN -210866803200000000 AND 9224318015999999999
-       AND CASE family
+       AND (CASE family
              WHEN 'integer' THEN parts[2] ~ '^(0|-?[1-9][0-9]{0,18})$'
                                  AND parts[2]::numeric BETWEEN -9223372036854775808 AND 9223372036854775807
              WHEN 'uuid' THEN parts[2] ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$'
              ELSE true
-           END THEN
+           END) THEN
       created_at := @extschema@._token_usage_from_micros(parts[1]::bigint);
       id := parts[2];
       RETURN;
@@ -75,12 +75,11 @@ DECLARE
   family text := (@extschema@._token_usage_column(ledger, 'id')).family;
   -- Text goes by its bytes; other keys by their own order, which their index serves.
   key text := CASE family WHEN 'text' THEN 'id::text COLLATE "C"' ELSE 'id' END;
-  place record;
+  after_time timestamptz;
+  after_id text;
 BEGIN
   IF after IS NOT NULL THEN
-    place := @extschema@._token_usage_read_cursor(after, family);
-  ELSE
-    place := ROW(NULL::timestamptz, NULL::text);
+    SELECT c.created_at, c.id INTO after_time, after_id FROM @extschema@._token_usage_read_cursor(after, family) AS c;
   END IF;
   RETURN QUERY EXECUTE format(
     'SELECT l.id::text, l.at, l.agent_id::text, l.ai_provider::text, l.ai_model::text, l.prompt::bigint, l.completion::bigint,
@@ -101,7 +100,7 @@ BEGIN
          ELSE format(' AND (created_at, %s) < (%s, $6::%s)', key, format(e.bound, '$5'),
                      @extschema@._token_usage_key_type(family)) END,
     key)
-    USING user_id, agent, start_date, end_date, place.created_at, place.id, page_limit + 1, page_offset;
+    USING user_id, agent, start_date, end_date, after_time, after_id, page_limit + 1, page_offset;
 END
 $function$;
 
