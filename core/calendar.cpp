@@ -109,8 +109,12 @@ TimeZone TimeZone::load(std::string_view name, std::string_view argument) {
   if (!is_zone_name(name)) {
     bad_argument(argument, rule_zone, name);
   }
-  if (!cctz::load_time_zone(spelled(name), &rules->zone)) {
-    std::error_code error;
+  // The file is looked for first because cctz keeps an entry for every name it is asked for, known
+  // or not.
+  std::error_code error;
+  const std::string file = spelled(name);
+  if (!std::filesystem::is_regular_file(zone_directory() / file, error) ||
+      !cctz::load_time_zone(file, &rules->zone)) {
     if (!std::filesystem::is_directory(zone_directory(), error)) {
       bad_argument(argument, "UTC (this system has no time zone data)", name);
     }

@@ -25,8 +25,8 @@ namespace {
 // RapidJSON's own allocators do not look at what malloc returns.
 class Allocator {
  public:
-  static constexpr bool kNeedFree = true;
-  static constexpr bool kRefCounted = false;
+  [[maybe_unused]] static constexpr bool kNeedFree = true;
+  [[maybe_unused]] static constexpr bool kRefCounted = false;
   void *Malloc(std::size_t size) {
     if (size == 0) {
       return nullptr;
@@ -173,20 +173,6 @@ JsonWriter &JsonWriter::measures(const Measures &value) {
 
 std::string JsonWriter::str() const {
   return {state_->buffer.GetString(), state_->buffer.GetSize()};
-}
-
-std::string stats_json(const Measures &value) {
-  JsonWriter out;
-  out.begin_object();
-  out.key("requests_count").integer(value.requests_count);
-  out.key("prompt_tokens").integer(token_sum(value.prompt_tokens, "prompt_tokens"));
-  out.key("completion_tokens").integer(token_sum(value.completion_tokens, "completion_tokens"));
-  out.key("total_tokens").integer(token_sum(value.total_tokens, "total_tokens"));
-  out.key("cost_usd").decimal(value.cost_usd);
-  out.key("cost_rub").decimal(value.cost_rub);
-  out.key("unpriced_count").integer(value.unpriced_count);
-  out.key("avg_execution_time_ms").integer(value.avg_execution_time_ms());
-  return out.end_object().str();
 }
 
 }  // namespace token_usage

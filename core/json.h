@@ -31,6 +31,9 @@ class JsonWriter {
   JsonWriter &integer(std::int64_t value);
   JsonWriter &decimal(Decimal value);
   JsonWriter &text(std::string_view value);
+  JsonWriter &text(const std::string &value) { return text(std::string_view(value)); }
+  // Else a literal could be either of the two around it.
+  JsonWriter &text(const char *value) { return text(std::string_view(value)); }
 
   // The same, with null for nothing.
   JsonWriter &integer(std::optional<std::int64_t> value);

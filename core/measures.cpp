@@ -20,6 +20,13 @@ void subtract_cost(Decimal &sum, const std::optional<Decimal> &value, const char
   }
 }
 
+template <typename Integer>
+void add_wide(Integer &sum, Integer value, const char *column) {
+  if (__builtin_add_overflow(sum, value, &sum)) {
+    sum_overflow(column);
+  }
+}
+
 }  // namespace
 
 void Measures::add(const Request &request) {
@@ -46,16 +53,18 @@ void Measures::subtract(const Request &request) {
   execution_ms_count -= request.execution_time_ms ? 1 : 0;
 }
 
+// What is merged may come from outside (an aggregate's state is a value like any other there), so
+// no addition is trusted to fit.
 void Measures::merge(const Measures &other) {
-  prompt_tokens += other.prompt_tokens;
-  completion_tokens += other.completion_tokens;
-  total_tokens += other.total_tokens;
+  add_wide(prompt_tokens, other.prompt_tokens, "prompt_tokens");
+  add_wide(completion_tokens, other.completion_tokens, "completion_tokens");
+  add_wide(total_tokens, other.total_tokens, "total_tokens");
   add_cost(cost_usd, other.cost_usd, "cost_usd");
   add_cost(cost_rub, other.cost_rub, "cost_rub");
   add_cost(execution_ms_sum, other.execution_ms_sum, "execution_time_ms");
-  requests_count += other.requests_count;
-  unpriced_count += other.unpriced_count;
-  execution_ms_count += other.execution_ms_count;
+  add_wide(requests_count, other.requests_count, "requests_count");
+  add_wide(unpriced_count, other.unpriced_count, "unpriced_count");
+  add_wide(execution_ms_count, other.execution_ms_count, "execution_time_ms");
 }
 
 std::optional<std::int64_t> Measures::avg_execution_time_ms() const {

@@ -4,8 +4,6 @@
 #include <cmath>
 #include <cstdio>
 
-#include "decimal.h"
-
 namespace token_usage {
 
 namespace {
@@ -175,19 +173,37 @@ std::optional<Micros> timestamp_from_real(double value) {
     return std::nullopt;
   }
   // The decimal that a person wrote, not the binary value just below it: 1760970625.000001 is not
-  // ...000000.99.
+  // ...000000.99. `d.ddde-XX` holds all its digits, so cutting them cuts the decimal.
   char buffer[64];
-  const auto printed = std::to_chars(buffer, buffer + sizeof buffer, value);
-  const std::optional<Decimal> seconds =
-      Decimal::from_text(std::string_view(buffer, static_cast<std::size_t>(printed.ptr - buffer)));
-  if (!seconds) {
-    return std::nullopt;
+  const auto printed =
+      std::to_chars(buffer, buffer + sizeof buffer, value, std::chars_format::scientific);
+  std::string_view text(buffer, static_cast<std::size_t>(printed.ptr - buffer));
+  const bool negative = text.front() == '-';
+  text.remove_prefix(negative ? 1 : 0);
+  const std::size_t mark = text.find('e');
+  const char *exponent_text = text.data() + mark + 1;
+  exponent_text += *exponent_text == '+' ? 1 : 0;
+  int exponent = 0;
+  std::from_chars(exponent_text, printed.ptr, exponent);
+  // The first exponent + 1 digits are whole seconds, six more are microseconds.
+  int kept = exponent + 7;
+  Micros micros = 0;
+  bool rest = false;
+  for (const char c : text.substr(0, mark)) {
+    if (c == '.') {
+      continue;
+    }
+    if (kept > 0) {
+      micros = micros * 10 + (c - '0');
+      --kept;
+    } else {
+      rest = rest || c != '0';
+    }
   }
-  int128 micros = seconds->units() / 1'000'000;
-  if (seconds->units() % 1'000'000 < 0) {
-    --micros;
+  for (; kept > 0; --kept) {
+    micros *= 10;
   }
-  const auto time = static_cast<Micros>(micros);
+  const Micros time = negative ? -micros - (rest ? 1 : 0) : micros;
   return in_range(time) ? std::optional<Micros>(time) : std::nullopt;
 }
 

@@ -1,0 +1,48 @@
+# Builds and installs the PostgreSQL native edition with PGXS, against the server that PG_CONFIG names:
+#   make && sudo make install && make installcheck
+# The SQLite edition has CMakeLists.txt. The version stands there once, for both. (PGXS has a VERSION of its own.)
+
+token_usage_version := $(shell sed -n 's/^project.token_usage VERSION \([0-9.]*\).*/\1/p' CMakeLists.txt)
+
+MODULE_big = token_usage
+# No part of core/ that needs a library which a server does not have: zones and JSON are the server's own.
+OBJS = \
+	core/arguments.o \
+	core/decimal.o \
+	core/measures.o \
+	core/stats_json.o \
+	pg_ext/decimal_sum.o \
+	pg_ext/library.o \
+	pg_ext/money.o \
+	pg_ext/stats.o \
+	pg_ext/sums.o \
+	pg_ext/zone.o
+
+EXTENSION = pg_ext/token_usage
+DATA_built = pg_ext/token_usage--$(token_usage_version).sql
+
+REGRESS = $(patsubst sql/%.sql,%,$(sort $(wildcard sql/*.sql)))
+REGRESS_OPTS = --load-extension=token_usage
+
+PG_CONFIG ?= pg_config
+# The server's headers are not ours to keep free of warnings, so they count as system headers.
+PG_CPPFLAGS = -isystem $(shell $(PG_CONFIG) --includedir-server) -Icore -DTOKEN_USAGE_VERSION='"$(token_usage_version)"'
+token_usage_cxxflags = -std=c++20 -fvisibility=hidden -fvisibility-inlines-hidden -Wall -Wextra -Wpedantic -Wshadow
+PG_CXXFLAGS = $(token_usage_cxxflags)
+SHLIB_LINK += -lstdc++
+
+PGXS := $(shell $(PG_CONFIG) --pgxs)
+include $(PGXS)
+
+# PGXS gives the bitcode for the server's JIT neither of these.
+COMPILE.cxx.bc += $(token_usage_cxxflags) -Wno-unknown-warning-option
+ifneq (,$(findstring clang,$(CXX)))
+# The server's own flags may be another compiler's.
+override CXXFLAGS += -Wno-unknown-warning-option
+endif
+
+# PGXS tracks no headers.
+$(OBJS) $(OBJS:.o=.bc): $(wildcard core/*.h pg_ext/*.h)
+$(OBJS): CMakeLists.txt Makefile
+
+include pg_ext/assemble.mk

@@ -1,0 +1,291 @@
+-- token_usage_detailed: the requests of a user, newest first, in pages; and how many there are.
+
+-- Unix microseconds of a time, exactly (extract(epoch ...) alone is a float before PostgreSQL 14).
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_micros(value timestamptz)
+RETURNS bigint LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $function$
+  SELECT extract(epoch FROM date_trunc('second', value AT TIME ZONE 'UTC'))::bigint * 1000000
+       + extract(microseconds FROM value AT TIME ZONE 'UTC')::bigint % 1000000
+$function$;
+
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_from_micros(value bigint)
+RETURNS timestamptz LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $function$
+  SELECT to_timestamp(div(value, 1000000)::double precision) + mod(value, 1000000) * interval '1 microsecond'
+$function$;
+
+-- The cursor of a row: the form is told in core/cursor.h.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_cursor(created_at timestamptz, id text)
+RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $function$
+  SELECT encode(convert_to('1|' || @extschema@._token_usage_micros(created_at) || '|' || id, 'UTF8'), 'hex')
+$function$;
+
+-- What a cursor says, or the argument error. `family` is that of the ledger's id.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_read_cursor(
+  after text, family text, OUT created_at timestamptz, OUT id text)
+LANGUAGE plpgsql STABLE AS $function$
+DECLARE
+  plain text;
+  parts text[];
+BEGIN
+  IF after COLLATE "C" ~ '^([0-9a-f]{2})+$' THEN
+    BEGIN
+      plain := convert_from(decode(after, 'hex'), 'UTF8');
+    EXCEPTION WHEN data_exception OR program_limit_exceeded THEN
+      plain := NULL;
+    END;
+    parts := regexp_match(plain, '^1\|(0|-?[1-9][0-9]{0,18})\|(.*)$');
+    -- The range of timestamptz: -4712 to 294276.
+    IF parts IS NOT NULL AND parts[1]::numeric BETWEEN -210866803200000000 AND 9224318015999999999
+       AND (CASE family
+             WHEN 'integer' THEN parts[2] ~ '^(0|-?[1-9][0-9]{0,18})$'
+                                 AND parts[2]::numeric BETWEEN -9223372036854775808 AND 9223372036854775807
+             WHEN 'uuid' THEN parts[2] ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$'
+             ELSE true
+           END) THEN
+      created_at := @extschema@._token_usage_from_micros(parts[1]::bigint);
+      id := parts[2];
+      RETURN;
+    END IF;
+  END IF;
+  PERFORM @extschema@._token_usage_bad_argument('after', 'a cursor from token_usage_detailed', after);
+END
+$function$;
+
+-- The condition of a list of requests. Parameters: $1 text, the user; $2 text, the agent; $3 and $4 timestamptz, first and last instant.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_detailed_where(
+  ledger oid, has_agent boolean, has_start boolean, has_end boolean)
+RETURNS text LANGUAGE sql STABLE AS $function$
+  SELECT @extschema@._token_usage_whose_sql(ledger, has_agent) ||
+         ' AND created_at > ''-infinity'' AND created_at < ''infinity''' ||
+         CASE WHEN has_start THEN ' AND created_at >= ' || format(e.bound, '$3') ELSE '' END ||
+         CASE WHEN has_end THEN ' AND created_at <= ' || format(e.bound, '$4') ELSE '' END
+    FROM @extschema@._token_usage_expressions(ledger) AS e
+$function$;
+
+-- One page, and the row behind it where there is one: at most page_limit + 1 rows.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_page(
+  ledger oid, user_id text, page_limit bigint, page_offset bigint, agent text, start_date timestamptz, end_date timestamptz,
+  after text)
+RETURNS TABLE (id text, created_at timestamptz, agent_id text, ai_provider text, ai_model text, prompt_tokens bigint,
+  completion_tokens bigint, total_tokens bigint, cost_usd numeric, cost_rub numeric, execution_time_ms numeric,
+  platform text, content_type text, task_type text, content_id text, workflow_id text, request_id text, endpoint text,
+  cursor text)
+LANGUAGE plpgsql STABLE AS $function$
+DECLARE
+  e record := @extschema@._token_usage_expressions(ledger);
+  family text := (@extschema@._token_usage_column(ledger, 'id')).family;
+  -- Text goes by its bytes; other keys by their own order, which their index serves.
+  key text := CASE family WHEN 'text' THEN 'id::text COLLATE "C"' ELSE 'id' END;
+  after_time timestamptz;
+  after_id text;
+BEGIN
+  IF after IS NOT NULL THEN
+    SELECT c.created_at, c.id INTO after_time, after_id FROM @extschema@._token_usage_read_cursor(after, family) AS c;
+  END IF;
+  RETURN QUERY EXECUTE format(
+    'SELECT l.id::text, l.at, l.agent_id::text, l.ai_provider::text, l.ai_model::text, l.prompt::bigint, l.completion::bigint,
+            l.total::bigint, trim_scale(l.usd), trim_scale(l.rub), trim_scale(l.execution), l.platform::text,
+            l.content_type::text, l.task_type::text, l.content_id::text, l.workflow_id::text, l.request_id::text,
+            l.endpoint::text, @extschema@._token_usage_cursor(l.at, l.id::text)
+       FROM (SELECT id, %1$s AS at, agent_id, ai_provider, ai_model, %2$s AS prompt, %3$s AS completion, %4$s AS total,
+                    %5$s AS usd, %6$s AS rub, %7$s AS execution, platform, content_type, task_type, content_id, workflow_id,
+                    request_id, endpoint
+               FROM %8$s
+              WHERE %9$s%10$s
+              ORDER BY created_at DESC, %11$s DESC
+              LIMIT $7 OFFSET $8) AS l',
+    e.created, e.prompt, e.completion, e.total, e.cost_usd, e.cost_rub, e.execution,
+    @extschema@._token_usage_table(ledger),
+    @extschema@._token_usage_detailed_where(ledger, agent IS NOT NULL, start_date IS NOT NULL, end_date IS NOT NULL),
+    CASE WHEN after IS NULL THEN ''
+         ELSE format(' AND (created_at, %s) < (%s, $6::%s)', key, format(e.bound, '$5'),
+                     @extschema@._token_usage_key_type(family)) END,
+    key)
+    USING user_id, agent, start_date, end_date, after_time, after_id, page_limit + 1, page_offset;
+END
+$function$;
+
+-- Checks what token_usage_detailed and its twins are called with.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_check_page(user_id text, page_limit bigint, page_offset bigint)
+RETURNS void LANGUAGE plpgsql IMMUTABLE AS $function$
+BEGIN
+  PERFORM @extschema@._token_usage_check_user(user_id);
+  PERFORM @extschema@._token_usage_check_range('page_limit', page_limit, 1, 500);
+  PERFORM @extschema@._token_usage_check_range('page_offset', page_offset, 0, 9223372036854775807);
+END
+$function$;
+
+-- token_usage_detailed with the id as text, which serves keys of every type.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_detailed_text(
+  path name[], user_id text, page_limit bigint, page_offset bigint, agent text, start_date timestamptz, end_date timestamptz,
+  after text)
+RETURNS TABLE (id text, created_at timestamptz, agent_id text, ai_provider text, ai_model text, prompt_tokens bigint,
+  completion_tokens bigint, total_tokens bigint, cost_usd numeric, cost_rub numeric, execution_time_ms numeric,
+  platform text, content_type text, task_type text, content_id text, workflow_id text, request_id text, endpoint text,
+  cursor text)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+  ledger oid;
+BEGIN
+  PERFORM @extschema@._token_usage_check_page(user_id, page_limit, page_offset);
+  ledger := @extschema@._token_usage_ledger(path);
+  RETURN QUERY
+    SELECT p.* FROM @extschema@._token_usage_page(
+      ledger, @extschema@._token_usage_user(ledger, user_id), page_limit, page_offset, agent, start_date, end_date,
+      after) AS p LIMIT page_limit;
+END
+$function$;
+
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_detailed(
+  path name[], user_id text, page_limit bigint, page_offset bigint, agent text, start_date timestamptz, end_date timestamptz,
+  after text)
+RETURNS TABLE (id bigint, created_at timestamptz, agent_id text, ai_provider text, ai_model text, prompt_tokens bigint,
+  completion_tokens bigint, total_tokens bigint, cost_usd numeric, cost_rub numeric, execution_time_ms numeric,
+  platform text, content_type text, task_type text, content_id text, workflow_id text, request_id text, endpoint text,
+  cursor text)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+  ledger oid;
+  key record;
+BEGIN
+  PERFORM @extschema@._token_usage_check_page(user_id, page_limit, page_offset);
+  ledger := @extschema@._token_usage_ledger(path);
+  key := @extschema@._token_usage_column(ledger, 'id');
+  IF key.family <> 'integer' THEN
+    RAISE EXCEPTION USING ERRCODE = '42804',
+      MESSAGE = 'token_usage: column id has type ' || key.type_name || ', token_usage_detailed needs an integer type',
+      HINT = 'token_usage_detailed_text gives the same rows with id as text; token_usage_detailed_json works as it is.';
+  END IF;
+  RETURN QUERY
+    SELECT p.id::bigint, p.created_at, p.agent_id, p.ai_provider, p.ai_model, p.prompt_tokens, p.completion_tokens,
+           p.total_tokens, p.cost_usd, p.cost_rub, p.execution_time_ms, p.platform, p.content_type, p.task_type,
+           p.content_id, p.workflow_id, p.request_id, p.endpoint, p.cursor
+      FROM @extschema@._token_usage_page(
+        ledger, @extschema@._token_usage_user(ledger, user_id), page_limit, page_offset, agent, start_date, end_date,
+        after) AS p LIMIT page_limit;
+END
+$function$;
+
+-- How many rows all pages hold.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_count(
+  ledger oid, user_id text, agent text, start_date timestamptz, end_date timestamptz)
+RETURNS bigint LANGUAGE plpgsql STABLE AS $function$
+DECLARE
+  rows bigint;
+BEGIN
+  EXECUTE format('SELECT count(*) FROM %s WHERE %s', @extschema@._token_usage_table(ledger),
+    @extschema@._token_usage_detailed_where(ledger, agent IS NOT NULL, start_date IS NOT NULL, end_date IS NOT NULL))
+    INTO rows USING user_id, agent, start_date, end_date;
+  RETURN rows;
+END
+$function$;
+
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_detailed_count(
+  path name[], user_id text, agent text, start_date timestamptz, end_date timestamptz)
+RETURNS bigint LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+  ledger oid;
+BEGIN
+  PERFORM @extschema@._token_usage_check_user(user_id);
+  ledger := @extschema@._token_usage_ledger(path);
+  RETURN @extschema@._token_usage_count(
+    ledger, @extschema@._token_usage_user(ledger, user_id), agent, start_date, end_date);
+END
+$function$;
+
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_json_time(value timestamptz)
+RETURNS text LANGUAGE sql STABLE AS $function$
+  SELECT to_char(value AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS') ||
+         CASE to_char(value AT TIME ZONE 'UTC', 'US') WHEN '000000' THEN ''
+           ELSE '.' || to_char(value AT TIME ZONE 'UTC', 'US') END || 'Z'
+$function$;
+
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_detailed_json(
+  path name[], user_id text, page_limit bigint, page_offset bigint, agent text, start_date timestamptz, end_date timestamptz,
+  after text)
+RETURNS jsonb LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+  ledger oid;
+  family text;
+  body jsonb;
+BEGIN
+  PERFORM @extschema@._token_usage_check_page(user_id, page_limit, page_offset);
+  ledger := @extschema@._token_usage_ledger(path);
+  user_id := @extschema@._token_usage_user(ledger, user_id);
+  family := (@extschema@._token_usage_column(ledger, 'id')).family;
+  SELECT jsonb_build_object('success', true, 'data', jsonb_build_object(
+           'items', coalesce(jsonb_agg(jsonb_build_object(
+              'id', CASE family WHEN 'integer' THEN to_jsonb(p.id::bigint) ELSE to_jsonb(p.id) END,
+              'agent_id', p.agent_id, 'ai_provider', p.ai_provider, 'ai_model', p.ai_model,
+              'total_tokens', p.total_tokens, 'prompt_tokens', p.prompt_tokens, 'completion_tokens', p.completion_tokens,
+              'cost_usd', p.cost_usd, 'cost_rub', p.cost_rub, 'execution_time_ms', p.execution_time_ms,
+              'created_at', @extschema@._token_usage_json_time(p.created_at),
+              'content_type', p.content_type, 'platform', p.platform)
+              ORDER BY p.place) FILTER (WHERE p.place <= page_limit), '[]'),
+           'total', @extschema@._token_usage_count(ledger, user_id, agent, start_date, end_date),
+           'limit', page_limit, 'offset', page_offset, 'has_more', count(*) > page_limit,
+           'next_cursor', CASE WHEN count(*) > page_limit THEN max(p.cursor) FILTER (WHERE p.place = page_limit) END))
+    INTO body
+    FROM @extschema@._token_usage_page(ledger, user_id, page_limit, page_offset, agent, start_date, end_date, after)
+         WITH ORDINALITY AS p (id, created_at, agent_id, ai_provider, ai_model, prompt_tokens, completion_tokens,
+           total_tokens, cost_usd, cost_rub, execution_time_ms, platform, content_type, task_type, content_id, workflow_id,
+           request_id, endpoint, cursor, place);
+  RETURN body;
+END
+$function$;
+
+-- What users call. A literal or bind parameter without a type goes to the functions that take start_date and end_date as text,
+-- where a value without zone is UTC; a timestamptz column or parameter to those that take one; a timestamp is UTC as well.
+DO $overloads$
+DECLARE
+  user_type text;
+  instant record;
+  columns constant text := 'created_at timestamptz, agent_id text, ai_provider text, ai_model text, prompt_tokens bigint, '
+    'completion_tokens bigint, total_tokens bigint, cost_usd numeric, cost_rub numeric, execution_time_ms numeric, '
+    'platform text, content_type text, task_type text, content_id text, workflow_id text, request_id text, endpoint text, '
+    'cursor text';
+BEGIN
+  FOREACH user_type IN ARRAY ARRAY['bigint', 'text', 'uuid'] LOOP
+    FOR instant IN
+      SELECT * FROM (VALUES
+        ('text', '@extschema@._token_usage_instant(''%1$s'', %1$s)', ' DEFAULT 100', ' DEFAULT 0', ' DEFAULT NULL'),
+        ('timestamp with time zone', '%1$s', '', '', ''),
+        ('timestamp without time zone', 'pg_catalog.timezone(''UTC'', %1$s)', '', '', ''))
+        AS v (type, expression, default_limit, default_offset, default_null)
+    LOOP
+      EXECUTE pg_catalog.format($statement$
+        CREATE OR REPLACE FUNCTION @extschema@.token_usage_detailed(
+          user_id %1$s, page_limit bigint%2$s, page_offset bigint%3$s, agent text%4$s, start_date %5$s%4$s,
+          end_date %5$s DEFAULT NULL, after text DEFAULT NULL)
+        RETURNS TABLE (id bigint, %6$s) LANGUAGE sql STABLE ROWS 100 AS $function$
+          SELECT * FROM @extschema@._token_usage_detailed(
+            pg_catalog.current_schemas(false), user_id::pg_catalog.text, page_limit, page_offset, agent, %7$s, %8$s, after)
+        $function$;
+
+        CREATE OR REPLACE FUNCTION @extschema@.token_usage_detailed_text(
+          user_id %1$s, page_limit bigint%2$s, page_offset bigint%3$s, agent text%4$s, start_date %5$s%4$s,
+          end_date %5$s DEFAULT NULL, after text DEFAULT NULL)
+        RETURNS TABLE (id text, %6$s) LANGUAGE sql STABLE ROWS 100 AS $function$
+          SELECT * FROM @extschema@._token_usage_detailed_text(
+            pg_catalog.current_schemas(false), user_id::pg_catalog.text, page_limit, page_offset, agent, %7$s, %8$s, after)
+        $function$;
+
+        CREATE OR REPLACE FUNCTION @extschema@.token_usage_detailed_json(
+          user_id %1$s, page_limit bigint%2$s, page_offset bigint%3$s, agent text%4$s, start_date %5$s%4$s,
+          end_date %5$s DEFAULT NULL, after text DEFAULT NULL)
+        RETURNS jsonb LANGUAGE sql STABLE AS $function$
+          SELECT @extschema@._token_usage_detailed_json(
+            pg_catalog.current_schemas(false), user_id::pg_catalog.text, page_limit, page_offset, agent, %7$s, %8$s, after)
+        $function$;
+
+        CREATE OR REPLACE FUNCTION @extschema@.token_usage_detailed_count(
+          user_id %1$s, agent text%4$s, start_date %5$s%4$s, end_date %5$s DEFAULT NULL)
+        RETURNS bigint LANGUAGE sql STABLE AS $function$
+          SELECT @extschema@._token_usage_detailed_count(
+            pg_catalog.current_schemas(false), user_id::pg_catalog.text, agent, %7$s, %8$s)
+        $function$;
+      $statement$, user_type, instant.default_limit, instant.default_offset, instant.default_null, instant.type, columns,
+        pg_catalog.format(instant.expression, 'start_date'), pg_catalog.format(instant.expression, 'end_date'));
+    END LOOP;
+  END LOOP;
+END
+$overloads$;

@@ -1,0 +1,16 @@
+// The library itself: the magic block that the server looks for, and token_usage_version().
+#include "server.h"
+
+extern "C" {
+
+PG_MODULE_MAGIC;
+
+// token_usage_version() returns text: the version of this library, which is also the extension's
+// unless an update is half done.
+PG_FUNCTION_INFO_V1(token_usage_version);
+PGDLLEXPORT Datum token_usage_version(PG_FUNCTION_ARGS) {
+  (void)fcinfo;
+  PG_RETURN_TEXT_P(cstring_to_text(TOKEN_USAGE_VERSION));
+}
+
+}  // extern "C"

@@ -1,0 +1,24 @@
+// Between PostgreSQL's number types and core's Decimal (rule 4 of the contract). NaN and the
+// infinities are no price: they become nothing.
+#pragma once
+
+#include <optional>
+
+#include "decimal.h"
+#include "server.h"
+
+namespace token_usage {
+
+// A column's value of one of the types below; nothing for NULL, NaN and infinities. Money that is
+// too large for Decimal (10^26) is the overflow error that names `column`, never a silent NULL.
+//   numeric: exact, half-even to 12 places
+//   double precision: 15 significant digits
+//   real: the shortest decimal that gives the same real back
+//   smallint, integer, bigint: as it is
+// Raises PostgreSQL errors, so no C++ object may be alive around it.
+std::optional<Decimal> decimal_from_datum(Datum value, Oid type, const char *column);
+
+// numeric without trailing zeros.
+Datum decimal_to_numeric(Decimal value);
+
+}  // namespace token_usage

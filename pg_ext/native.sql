@@ -1,0 +1,107 @@
+-- What the native edition does in C++: the functions and aggregates of the library. pg_ext/assemble.mk puts
+-- this file into the extension's script; the portable edition has sums_portable.sql, stats_portable.sql,
+-- decimal_sum_portable.sql and zone_portable.sql for it.
+
+CREATE FUNCTION @extschema@.token_usage_version() RETURNS text
+  LANGUAGE c IMMUTABLE PARALLEL SAFE
+  AS 'MODULE_PATHNAME', 'token_usage_version';
+
+CREATE FUNCTION @extschema@._token_usage_zone_known(name text) RETURNS boolean
+  LANGUAGE c STABLE STRICT PARALLEL SAFE
+  AS 'MODULE_PATHNAME', 'token_usage_zone_known';
+
+-- It is called inside functions that set search_path, and so sets none itself.
+CREATE FUNCTION @extschema@._token_usage_sums(ledger oid, user_id text, agent text, bounds timestamptz[], dimension text)
+  RETURNS TABLE (bucket integer, key1 text, key2 text, requests_count bigint, prompt_tokens numeric,
+    completion_tokens numeric, total_tokens numeric, cost_usd numeric, cost_rub numeric, unpriced_count bigint,
+    execution_ms_sum numeric, execution_ms_count bigint)
+  LANGUAGE c STABLE PARALLEL UNSAFE ROWS 100
+  AS 'MODULE_PATHNAME', 'token_usage_sums';
+
+-- token_usage_stats, for each combination of cost types that ledgers have and each type of time. The state is
+-- a bytea; pg_ext/state.h says what is in it.
+CREATE FUNCTION @extschema@._token_usage_stats_combine(bytea, bytea) RETURNS bytea
+  LANGUAGE c IMMUTABLE PARALLEL SAFE
+  AS 'MODULE_PATHNAME', 'token_usage_stats_combine';
+
+CREATE FUNCTION @extschema@._token_usage_stats_final(bytea) RETURNS jsonb
+  LANGUAGE c IMMUTABLE PARALLEL SAFE
+  AS 'MODULE_PATHNAME', 'token_usage_stats_final';
+
+DO $native$
+DECLARE
+  costs text;
+  time_type text;
+  arguments text;
+BEGIN
+  FOREACH costs IN ARRAY ARRAY[
+    'pg_catalog.numeric, pg_catalog.numeric',
+    'pg_catalog.float8, pg_catalog.float8',
+    'pg_catalog.float4, pg_catalog.float4',
+    'pg_catalog.numeric, pg_catalog.float8',
+    'pg_catalog.float8, pg_catalog.numeric']
+  LOOP
+    FOREACH time_type IN ARRAY ARRAY['pg_catalog.int8', 'pg_catalog.numeric', 'pg_catalog.float8'] LOOP
+      arguments := 'pg_catalog.int8, pg_catalog.int8, pg_catalog.int8, ' || costs || ', ' || time_type;
+      EXECUTE pg_catalog.format($sql$
+        CREATE FUNCTION @extschema@._token_usage_stats_add(bytea, %1$s) RETURNS bytea
+          LANGUAGE c IMMUTABLE PARALLEL SAFE
+          AS 'MODULE_PATHNAME', 'token_usage_stats_add';
+        CREATE FUNCTION @extschema@._token_usage_stats_subtract(bytea, %1$s) RETURNS bytea
+          LANGUAGE c IMMUTABLE PARALLEL SAFE
+          AS 'MODULE_PATHNAME', 'token_usage_stats_subtract';
+        CREATE AGGREGATE @extschema@.token_usage_stats(%1$s) (
+          sfunc = @extschema@._token_usage_stats_add,
+          stype = bytea,
+          sspace = 160,
+          finalfunc = @extschema@._token_usage_stats_final,
+          combinefunc = @extschema@._token_usage_stats_combine,
+          msfunc = @extschema@._token_usage_stats_add,
+          minvfunc = @extschema@._token_usage_stats_subtract,
+          mstype = bytea,
+          msspace = 160,
+          mfinalfunc = @extschema@._token_usage_stats_final,
+          parallel = safe)$sql$, arguments);
+    END LOOP;
+  END LOOP;
+END
+$native$;
+
+-- token_usage_decimal_sum, for each type of number.
+CREATE FUNCTION @extschema@._token_usage_decimal_sum_combine(bytea, bytea) RETURNS bytea
+  LANGUAGE c IMMUTABLE PARALLEL SAFE
+  AS 'MODULE_PATHNAME', 'token_usage_decimal_sum_combine';
+
+CREATE FUNCTION @extschema@._token_usage_decimal_sum_final(bytea) RETURNS numeric
+  LANGUAGE c IMMUTABLE PARALLEL SAFE
+  AS 'MODULE_PATHNAME', 'token_usage_decimal_sum_final';
+
+DO $native$
+DECLARE
+  argument text;
+BEGIN
+  FOREACH argument IN ARRAY ARRAY['pg_catalog.numeric', 'pg_catalog.float8', 'pg_catalog.float4',
+    'pg_catalog.int8', 'pg_catalog.int4']
+  LOOP
+    EXECUTE pg_catalog.format($sql$
+      CREATE FUNCTION @extschema@._token_usage_decimal_sum_add(bytea, %1$s) RETURNS bytea
+        LANGUAGE c IMMUTABLE PARALLEL SAFE
+        AS 'MODULE_PATHNAME', 'token_usage_decimal_sum_add';
+      CREATE FUNCTION @extschema@._token_usage_decimal_sum_subtract(bytea, %1$s) RETURNS bytea
+        LANGUAGE c IMMUTABLE PARALLEL SAFE
+        AS 'MODULE_PATHNAME', 'token_usage_decimal_sum_subtract';
+      CREATE AGGREGATE @extschema@.token_usage_decimal_sum(%1$s) (
+        sfunc = @extschema@._token_usage_decimal_sum_add,
+        stype = bytea,
+        sspace = 64,
+        finalfunc = @extschema@._token_usage_decimal_sum_final,
+        combinefunc = @extschema@._token_usage_decimal_sum_combine,
+        msfunc = @extschema@._token_usage_decimal_sum_add,
+        minvfunc = @extschema@._token_usage_decimal_sum_subtract,
+        mstype = bytea,
+        msspace = 64,
+        mfinalfunc = @extschema@._token_usage_decimal_sum_final,
+        parallel = safe)$sql$, argument);
+  END LOOP;
+END
+$native$;

@@ -1,0 +1,255 @@
+-- The reports of the contract (section 3), except token_usage_detailed. Each is computed by a function that starts with an underscore; what users call is
+-- made at the end of the file, once for each type that a user_id may have.
+
+-- What every report starts from: the ledger, the user and the zone as checked, and the last day.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_scope(
+  path name[], INOUT user_id text, INOUT time_zone text, as_of timestamptz, OUT ledger oid, OUT last_day date)
+LANGUAGE plpgsql STABLE AS $function$
+BEGIN
+  ledger := @extschema@._token_usage_ledger(path);
+  user_id := @extschema@._token_usage_user(ledger, user_id);
+  time_zone := @extschema@._token_usage_zone(
+    coalesce(time_zone, @extschema@._token_usage_read_setting(ledger, 'time_zone')));
+  last_day := @extschema@._token_usage_day_of(as_of, time_zone);
+END
+$function$;
+
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_check_user(user_id text)
+RETURNS void LANGUAGE plpgsql IMMUTABLE AS $function$
+BEGIN
+  IF user_id IS NULL THEN
+    PERFORM @extschema@._token_usage_bad_argument('user_id', 'given', NULL);
+  END IF;
+END
+$function$;
+
+-- The mean execution time, half away from zero; NULL over no rows.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_mean(total numeric, n numeric)
+RETURNS bigint LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $function$
+  SELECT CASE WHEN n > 0 THEN round(total / n)::bigint END
+$function$;
+
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_summary(path name[], user_id text, time_zone text, as_of timestamptz)
+RETURNS TABLE (period text, requests_count bigint, prompt_tokens bigint, completion_tokens bigint, total_tokens bigint,
+  cost_usd numeric, cost_rub numeric, unpriced_count bigint)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+  scope record;
+  month date;
+  bounds timestamptz[];
+BEGIN
+  PERFORM @extschema@._token_usage_check_user(user_id);
+  scope := @extschema@._token_usage_scope(path, user_id, time_zone, as_of);
+  month := @extschema@._token_usage_first_day('month', scope.last_day);
+  bounds := @extschema@._token_usage_day_bounds(scope.last_day, scope.last_day, scope.time_zone);
+  -- Three stretches: before this month, this month before today, today.
+  bounds := ARRAY['-infinity', @extschema@._token_usage_start_of_day(month, scope.time_zone)] || bounds;
+  RETURN QUERY
+    SELECT p.period, coalesce(sum(s.requests_count), 0)::bigint,
+           @extschema@._token_usage_bigint(coalesce(sum(s.prompt_tokens), 0), 'prompt_tokens'),
+           @extschema@._token_usage_bigint(coalesce(sum(s.completion_tokens), 0), 'completion_tokens'),
+           @extschema@._token_usage_bigint(coalesce(sum(s.total_tokens), 0), 'total_tokens'),
+           trim_scale(coalesce(sum(s.cost_usd), 0)), trim_scale(coalesce(sum(s.cost_rub), 0)),
+           coalesce(sum(s.unpriced_count), 0)::bigint
+      FROM (VALUES (1, 'today', 3), (2, 'this_month', 2), (3, 'all_time', 1)) AS p (place, period, first_bucket)
+      LEFT JOIN @extschema@._token_usage_sums(scope.ledger, scope.user_id, NULL, bounds, 'none') AS s
+        ON s.bucket >= p.first_bucket
+     GROUP BY p.place, p.period ORDER BY p.place;
+END
+$function$;
+
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_history(
+  path name[], user_id text, days bigint, agent text, time_zone text, as_of timestamptz)
+RETURNS TABLE (date date, requests_count bigint, prompt_tokens bigint, completion_tokens bigint, total_tokens bigint,
+  cost_usd numeric, cost_rub numeric, unpriced_count bigint)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+  scope record;
+  first_day date;
+BEGIN
+  PERFORM @extschema@._token_usage_check_user(user_id);
+  PERFORM @extschema@._token_usage_check_range('days', days, 1, 36600);
+  scope := @extschema@._token_usage_scope(path, user_id, time_zone, as_of);
+  first_day := scope.last_day - days::integer + 1;
+  RETURN QUERY
+    SELECT first_day + d.bucket - 1, coalesce(s.requests_count, 0),
+           @extschema@._token_usage_bigint(coalesce(s.prompt_tokens, 0), 'prompt_tokens'),
+           @extschema@._token_usage_bigint(coalesce(s.completion_tokens, 0), 'completion_tokens'),
+           @extschema@._token_usage_bigint(coalesce(s.total_tokens, 0), 'total_tokens'),
+           trim_scale(coalesce(s.cost_usd, 0)), trim_scale(coalesce(s.cost_rub, 0)), coalesce(s.unpriced_count, 0)
+      FROM generate_series(1, days::integer) AS d (bucket)
+      LEFT JOIN @extschema@._token_usage_sums(scope.ledger, scope.user_id, agent,
+             @extschema@._token_usage_day_bounds(first_day, scope.last_day, scope.time_zone), 'none') AS s USING (bucket)
+     ORDER BY d.bucket;
+END
+$function$;
+
+-- The sums by a dimension over the last `period_days` days, or over a named period; in no order.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_groups(
+  path name[], user_id text, agent text, period_days bigint, period text, time_zone text, as_of timestamptz, dimension text)
+RETURNS TABLE (key1 text, key2 text, requests_count bigint, prompt_tokens numeric, completion_tokens numeric,
+  total_tokens numeric, cost_usd numeric, cost_rub numeric, unpriced_count bigint, execution_ms_sum numeric,
+  execution_ms_count bigint)
+LANGUAGE plpgsql STABLE AS $function$
+DECLARE
+  scope record;
+  bounds timestamptz[];
+BEGIN
+  PERFORM @extschema@._token_usage_check_user(user_id);
+  IF period IS NULL THEN
+    PERFORM @extschema@._token_usage_check_range('period_days', period_days, 1, 36600);
+  END IF;
+  scope := @extschema@._token_usage_scope(path, user_id, time_zone, as_of);
+  bounds := ARRAY[
+    CASE WHEN period = 'all' THEN '-infinity'
+         ELSE @extschema@._token_usage_start_of_day(
+                CASE WHEN period IS NULL THEN scope.last_day - period_days::integer + 1
+                     ELSE @extschema@._token_usage_first_day(period, scope.last_day) END, scope.time_zone) END,
+    @extschema@._token_usage_start_of_day(scope.last_day + 1, scope.time_zone)];
+  RETURN QUERY
+    SELECT s.key1, s.key2, s.requests_count, s.prompt_tokens, s.completion_tokens, s.total_tokens,
+           s.cost_usd, s.cost_rub, s.unpriced_count, s.execution_ms_sum, s.execution_ms_count
+      FROM @extschema@._token_usage_sums(scope.ledger, scope.user_id, agent, bounds, dimension) AS s;
+END
+$function$;
+
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_by_agent(
+  path name[], user_id text, period_days bigint, time_zone text, as_of timestamptz, agent text DEFAULT NULL,
+  period text DEFAULT NULL)
+RETURNS TABLE (agent_id text, requests_count bigint, prompt_tokens bigint, completion_tokens bigint, total_tokens bigint,
+  cost_usd numeric, cost_rub numeric, unpriced_count bigint, avg_execution_time_ms bigint)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+  RETURN QUERY
+    SELECT g.key1, g.requests_count, @extschema@._token_usage_bigint(g.prompt_tokens, 'prompt_tokens'),
+           @extschema@._token_usage_bigint(g.completion_tokens, 'completion_tokens'),
+           @extschema@._token_usage_bigint(g.total_tokens, 'total_tokens'),
+           trim_scale(g.cost_usd), trim_scale(g.cost_rub), g.unpriced_count,
+           @extschema@._token_usage_mean(g.execution_ms_sum, g.execution_ms_count)
+      FROM @extschema@._token_usage_groups(path, user_id, agent, period_days, period, time_zone, as_of, 'agent') AS g
+     ORDER BY g.total_tokens DESC, g.key1 COLLATE "C";
+END
+$function$;
+
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_by_model(
+  path name[], user_id text, period_days bigint, time_zone text, as_of timestamptz)
+RETURNS TABLE (ai_provider text, ai_model text, requests_count bigint, prompt_tokens bigint, completion_tokens bigint,
+  total_tokens bigint, cost_usd numeric, cost_rub numeric, unpriced_count bigint, avg_execution_time_ms bigint)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+  RETURN QUERY
+    SELECT g.key1, g.key2, g.requests_count, @extschema@._token_usage_bigint(g.prompt_tokens, 'prompt_tokens'),
+           @extschema@._token_usage_bigint(g.completion_tokens, 'completion_tokens'),
+           @extschema@._token_usage_bigint(g.total_tokens, 'total_tokens'),
+           trim_scale(g.cost_usd), trim_scale(g.cost_rub), g.unpriced_count,
+           @extschema@._token_usage_mean(g.execution_ms_sum, g.execution_ms_count)
+      FROM @extschema@._token_usage_groups(path, user_id, NULL, period_days, NULL, time_zone, as_of, 'model') AS g
+     ORDER BY g.cost_rub DESC, g.cost_usd DESC, g.total_tokens DESC, g.key1 COLLATE "C", g.key2 COLLATE "C";
+END
+$function$;
+
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_by_provider(
+  path name[], user_id text, period_days bigint, time_zone text, as_of timestamptz)
+RETURNS TABLE (ai_provider text, requests_count bigint, prompt_tokens bigint, completion_tokens bigint,
+  total_tokens bigint, cost_usd numeric, cost_rub numeric, unpriced_count bigint, avg_execution_time_ms bigint)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+  RETURN QUERY
+    SELECT g.key1, sum(g.requests_count)::bigint, @extschema@._token_usage_bigint(sum(g.prompt_tokens), 'prompt_tokens'),
+           @extschema@._token_usage_bigint(sum(g.completion_tokens), 'completion_tokens'),
+           @extschema@._token_usage_bigint(sum(g.total_tokens), 'total_tokens'),
+           trim_scale(sum(g.cost_usd)), trim_scale(sum(g.cost_rub)), sum(g.unpriced_count)::bigint,
+           @extschema@._token_usage_mean(sum(g.execution_ms_sum), sum(g.execution_ms_count))
+      FROM @extschema@._token_usage_groups(path, user_id, NULL, period_days, NULL, time_zone, as_of, 'model') AS g
+     GROUP BY g.key1
+     ORDER BY sum(g.cost_rub) DESC, sum(g.cost_usd) DESC, sum(g.total_tokens) DESC, g.key1 COLLATE "C";
+END
+$function$;
+
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_check_period(period text)
+RETURNS void LANGUAGE plpgsql IMMUTABLE AS $function$
+BEGIN
+  IF period IS NULL OR period NOT IN ('day', 'week', 'month', 'year', 'all') THEN
+    PERFORM @extschema@._token_usage_bad_argument('period', 'one of day, week, month, year, all', period);
+  END IF;
+END
+$function$;
+
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_totals(
+  path name[], user_id text, period_name text, agent text, time_zone text, as_of timestamptz)
+RETURNS TABLE (period text, requests_count bigint, prompt_tokens bigint, completion_tokens bigint, total_tokens bigint,
+  cost_usd numeric, cost_rub numeric, unpriced_count bigint, avg_execution_time_ms bigint)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+  PERFORM @extschema@._token_usage_check_user(user_id);
+  PERFORM @extschema@._token_usage_check_period(period_name);
+  RETURN QUERY
+    SELECT period_name, coalesce(sum(g.requests_count), 0)::bigint,
+           @extschema@._token_usage_bigint(coalesce(sum(g.prompt_tokens), 0), 'prompt_tokens'),
+           @extschema@._token_usage_bigint(coalesce(sum(g.completion_tokens), 0), 'completion_tokens'),
+           @extschema@._token_usage_bigint(coalesce(sum(g.total_tokens), 0), 'total_tokens'),
+           trim_scale(coalesce(sum(g.cost_usd), 0)), trim_scale(coalesce(sum(g.cost_rub), 0)),
+           coalesce(sum(g.unpriced_count), 0)::bigint,
+           @extschema@._token_usage_mean(sum(g.execution_ms_sum), sum(g.execution_ms_count))
+      FROM @extschema@._token_usage_groups(path, user_id, agent, NULL, period_name, time_zone, as_of, 'none') AS g;
+END
+$function$;
+
+-- What users call. The bodies hold only qualified names and no operators, so that they mean the same under any search_path.
+DO $overloads$
+DECLARE
+  user_type text;
+  measures constant text := 'requests_count bigint, prompt_tokens bigint, completion_tokens bigint, total_tokens bigint, '
+                            'cost_usd numeric, cost_rub numeric, unpriced_count bigint';
+  mean constant text := ', avg_execution_time_ms bigint';
+BEGIN
+  FOREACH user_type IN ARRAY ARRAY['bigint', 'text', 'uuid'] LOOP
+    EXECUTE pg_catalog.format($statement$
+      CREATE OR REPLACE FUNCTION @extschema@.token_usage_summary(
+        user_id %1$s, time_zone text DEFAULT NULL, as_of timestamptz DEFAULT NULL)
+      RETURNS TABLE (period text, %2$s) LANGUAGE sql STABLE ROWS 3 AS $function$
+        SELECT * FROM @extschema@._token_usage_summary(
+          pg_catalog.current_schemas(false), user_id::pg_catalog.text, time_zone, as_of)
+      $function$;
+
+      CREATE OR REPLACE FUNCTION @extschema@.token_usage_history(
+        user_id %1$s, days bigint DEFAULT 30, agent text DEFAULT NULL, time_zone text DEFAULT NULL,
+        as_of timestamptz DEFAULT NULL)
+      RETURNS TABLE (date date, %2$s) LANGUAGE sql STABLE ROWS 30 AS $function$
+        SELECT * FROM @extschema@._token_usage_history(
+          pg_catalog.current_schemas(false), user_id::pg_catalog.text, days, agent, time_zone, as_of)
+      $function$;
+
+      CREATE OR REPLACE FUNCTION @extschema@.token_usage_by_agent(
+        user_id %1$s, period_days bigint DEFAULT 30, time_zone text DEFAULT NULL, as_of timestamptz DEFAULT NULL)
+      RETURNS TABLE (agent_id text, %2$s%3$s) LANGUAGE sql STABLE ROWS 10 AS $function$
+        SELECT * FROM @extschema@._token_usage_by_agent(
+          pg_catalog.current_schemas(false), user_id::pg_catalog.text, period_days, time_zone, as_of)
+      $function$;
+
+      CREATE OR REPLACE FUNCTION @extschema@.token_usage_by_model(
+        user_id %1$s, period_days bigint DEFAULT 30, time_zone text DEFAULT NULL, as_of timestamptz DEFAULT NULL)
+      RETURNS TABLE (ai_provider text, ai_model text, %2$s%3$s) LANGUAGE sql STABLE ROWS 15 AS $function$
+        SELECT * FROM @extschema@._token_usage_by_model(
+          pg_catalog.current_schemas(false), user_id::pg_catalog.text, period_days, time_zone, as_of)
+      $function$;
+
+      CREATE OR REPLACE FUNCTION @extschema@.token_usage_by_provider(
+        user_id %1$s, period_days bigint DEFAULT 30, time_zone text DEFAULT NULL, as_of timestamptz DEFAULT NULL)
+      RETURNS TABLE (ai_provider text, %2$s%3$s) LANGUAGE sql STABLE ROWS 5 AS $function$
+        SELECT * FROM @extschema@._token_usage_by_provider(
+          pg_catalog.current_schemas(false), user_id::pg_catalog.text, period_days, time_zone, as_of)
+      $function$;
+
+      -- The argument cannot be named like the column.
+      CREATE OR REPLACE FUNCTION @extschema@.token_usage_totals(
+        user_id %1$s, period_name text DEFAULT 'month', agent text DEFAULT NULL, time_zone text DEFAULT NULL,
+        as_of timestamptz DEFAULT NULL)
+      RETURNS TABLE (period text, %2$s%3$s) LANGUAGE sql STABLE ROWS 1 AS $function$
+        SELECT * FROM @extschema@._token_usage_totals(
+          pg_catalog.current_schemas(false), user_id::pg_catalog.text, period_name, agent, time_zone, as_of)
+      $function$;
+    $statement$, user_type, measures, mean);
+  END LOOP;
+END
+$overloads$;

@@ -1,0 +1,345 @@
+// token_usage_migrate([user_id_type [, schema]]): makes what is missing of the ledger and its
+// indexes, or adopts a table token_usage that the application has (section 2 of the contract). The
+// statements are those of the plain migration file, so that both leave the same schema; here they
+// are run one by one, and what plain SQL cannot ask is asked first: which tables and columns exist.
+// All or nothing, in a transaction of its own or in the caller's.
+
+#include "migrate.h"
+
+#include <array>
+#include <set>
+
+#include "../core/json.h"
+#include "arguments.h"
+#include "ledger.h"
+#include "migration_sql.h"
+
+namespace token_usage {
+
+namespace {
+
+// What an adopted table gets for a column that it lacks. total_tokens and the costs have no
+// default: an old row's total is the sum of its parts, and what it cost is not known.
+struct AddedColumn {
+  const char *name;
+  const char *definition;
+};
+
+constexpr std::array<AddedColumn, 18> kColumns = {{
+    {"content_id", "TEXT"},
+    {"workflow_id", "TEXT"},
+    {"agent_id", "TEXT"},
+    {"request_id", "TEXT"},
+    {"endpoint", "TEXT"},
+    {"ai_provider", "TEXT"},
+    {"ai_model", "TEXT"},
+    {"prompt_tokens", "INTEGER NOT NULL DEFAULT 0"},
+    {"completion_tokens", "INTEGER NOT NULL DEFAULT 0"},
+    {"total_tokens", "INTEGER"},
+    {"cost_usd", "REAL"},
+    {"cost_rub", "REAL"},
+    {"platform", "TEXT"},
+    {"content_type", "TEXT"},
+    {"task_type", "TEXT"},
+    {"execution_time_ms", "INTEGER"},
+    {"request_metadata", "TEXT"},
+    {"response_metadata", "TEXT"},
+}};
+
+// SQLite can add neither a key nor a default that is not constant to a table that exists.
+constexpr std::array<const char *, 3> kNeeded = {"id", "user_id", "created_at"};
+
+[[noreturn]] void refuse(const std::string &reason) {
+  throw Error(ErrorKind::adoption, "token_usage: cannot adopt table token_usage: " + reason);
+}
+
+std::string lower(std::string_view text) {
+  std::string out(text);
+  for (char &c : out) {
+    c = c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c;
+  }
+  return out;
+}
+
+// One transaction around the body: the caller's, through a savepoint, or one of our own, which
+// takes the write lock at once so that two migrations at the same time wait for each other.
+template <typename Body>
+void atomically(sqlite3 *db, Body body) {
+  const bool own = sqlite3_get_autocommit(db) != 0;
+  execute(db, own ? "BEGIN IMMEDIATE" : "SAVEPOINT token_usage_migrate");
+  try {
+    body();
+    execute(db, own ? "COMMIT" : "RELEASE token_usage_migrate");
+  } catch (...) {
+    // Where SQLite has rolled back by itself (a full disk), there is nothing left to undo and this
+    // fails, as it may.
+    sqlite3_exec(db,
+                 own ? "ROLLBACK" : "ROLLBACK TO token_usage_migrate; RELEASE token_usage_migrate",
+                 nullptr, nullptr, nullptr);
+    throw;
+  }
+}
+
+class Migration {
+ public:
+  Migration(sqlite3 *db, std::string schema, std::string user_id_type)
+      : db_(db),
+        schema_(std::move(schema)),
+        quoted_(quote_identifier(schema_)),
+        user_id_type_(std::move(user_id_type)) {}
+
+  void run() {
+    steps_.begin_array();
+    refuse_other_kinds();
+    const bool had_settings = has_table(db_, schema_, "token_usage_settings");
+    const bool had_ledger = has_table(db_, schema_, "token_usage");
+    const char *rest = kMigrationSql;
+    while (*rest != '\0') {
+      run_next(rest, had_ledger, had_settings);
+    }
+    steps_.end_array();
+  }
+
+  [[nodiscard]] std::string steps() const { return steps_.str(); }
+
+ private:
+  void report(const std::string &step, const char *action) {
+    steps_.begin_object().key("step").text(step).key("action").text(std::string_view(action));
+    steps_.end_object();
+  }
+
+  // The kind of object that has this name in the schema, or nothing.
+  std::string kind_of(std::string_view name, std::string *table = nullptr) {
+    Statement row(db_, "SELECT type, lower(tbl_name) FROM " + quoted_ +
+                           ".sqlite_master WHERE name = ?1 COLLATE NOCASE");
+    row.bind(1, name);
+    if (!row.step()) {
+      return {};
+    }
+    if (table != nullptr) {
+      *table = row.text(1);
+    }
+    return std::string(row.text(0));
+  }
+
+  void refuse_other_kinds() {
+    for (const char *const name : {"token_usage", "token_usage_settings"}) {
+      const std::string kind = kind_of(name);
+      if (!kind.empty() && kind != "table") {
+        throw Error(ErrorKind::adoption, std::string("token_usage: cannot adopt ") + name +
+                                             ": it is no table but a " + kind);
+      }
+    }
+  }
+
+  // Runs the statement at the start of `rest` and moves `rest` behind it.
+  void run_next(const char *&rest, bool had_ledger, bool had_settings) {
+    // sqlite3_prepare_v2 finds the end of the statement; against the schema as it is the statement
+    // need not even compile, so the end is found by sqlite3_complete over growing text.
+    std::string statement;
+    while (*rest != '\0') {
+      statement.push_back(*rest++);
+      if (statement.back() == ';' && sqlite3_complete(statement.c_str()) != 0) {
+        break;
+      }
+    }
+    const std::string text = without_leading_comments(statement);
+    if (text.empty() || text.starts_with("BEGIN") || text.starts_with("COMMIT")) {
+      return;
+    }
+    std::size_t name_at = 0;
+    for (const std::string_view head : {std::string_view("CREATE TABLE IF NOT EXISTS "),
+                                        std::string_view("CREATE INDEX IF NOT EXISTS ")}) {
+      if (text.starts_with(head)) {
+        name_at = head.size();
+      }
+    }
+    if (name_at == 0) {
+      throw std::logic_error("token_usage: unknown statement in the migration: " + text);
+    }
+    const std::string name = text.substr(name_at, text.find_first_of(" (\n", name_at) - name_at);
+    const bool is_table = text.starts_with("CREATE TABLE");
+    if (is_table && name == "token_usage") {
+      if (had_ledger) {
+        report("table token_usage", had_settings ? "kept" : "adopted");
+        adopt();
+      } else {
+        execute(db_, qualified(create_ledger(text), name_at));
+        report("table token_usage", "created");
+      }
+    } else if (is_table) {
+      const bool kept = has_table(db_, schema_, name.c_str());
+      if (!kept) {
+        execute(db_, qualified(text, name_at));
+      }
+      report("table " + name, kept ? "kept" : "created");
+    } else {
+      index(name, text, name_at, had_ledger);
+    }
+  }
+
+  static std::string without_leading_comments(const std::string &statement) {
+    std::size_t at = 0;
+    while (at < statement.size()) {
+      if (statement.compare(at, 2, "--") == 0) {
+        at = std::min(statement.find('\n', at), statement.size());
+      } else if (std::string_view(" \t\r\n").find(statement[at]) != std::string_view::npos) {
+        ++at;
+      } else {
+        break;
+      }
+    }
+    return statement.substr(at);
+  }
+
+  // The name in `text` at that place, with the schema before it. SQLite stores the statement
+  // without it.
+  std::string qualified(std::string text, std::size_t name_at) const {
+    return text.insert(name_at, quoted_ + ".");
+  }
+
+  // The CREATE TABLE with the wanted type of user_id, and with those foreign keys whose table can
+  // be referred to.
+  std::string create_ledger(std::string text) {
+    constexpr std::string_view user_column = "user_id INTEGER NOT NULL";
+    if (user_id_type_ != "bigint") {
+      const std::size_t at = text.find(user_column);
+      text.replace(at, user_column.size(), "user_id TEXT NOT NULL");
+    }
+    for (const char *const parent : {"users", "content_pieces"}) {
+      if (!has_key_on_id(parent)) {
+        const std::size_t reference = text.find(std::string("REFERENCES ") + parent + " (id)");
+        const std::size_t line = text.rfind('\n', reference);
+        text.erase(line, text.find('\n', reference) - line);
+      }
+    }
+    return text;
+  }
+
+  bool has_key_on_id(const std::string &table) {
+    if (!has_table(db_, schema_, table.c_str())) {
+      return false;
+    }
+    int keys = 0;
+    bool id_is_key = false;
+    Statement column(db_, "SELECT lower(name), pk FROM pragma_table_info(?1, ?2)");
+    column.bind(1, std::string_view(table)).bind(2, std::string_view(schema_));
+    while (column.step()) {
+      if (column.int64(1) > 0) {
+        ++keys;
+        id_is_key = id_is_key || column.text(0) == "id";
+      }
+    }
+    return (keys == 1 && id_is_key) || has_unique_index(table, "id");
+  }
+
+  // True where a unique index, not a partial one, is on exactly this column.
+  bool has_unique_index(const std::string &table, std::string_view column) {
+    Statement row(db_,
+                  "SELECT l.name FROM pragma_index_list(?1, ?2) AS l"
+                  " WHERE l.\"unique\" AND NOT l.partial"
+                  " AND (SELECT count(*) FROM pragma_index_info(l.name, ?2)) = 1"
+                  " AND (SELECT name FROM pragma_index_info(l.name, ?2)) = ?3 COLLATE NOCASE");
+    row.bind(1, std::string_view(table)).bind(2, std::string_view(schema_)).bind(3, column);
+    return row.step();
+  }
+
+  void adopt() {
+    std::set<std::string> present;
+    {
+      // table_xinfo also lists generated columns.
+      Statement column(db_, "SELECT name FROM pragma_table_xinfo('token_usage', ?1)");
+      column.bind(1, std::string_view(schema_));
+      while (column.step()) {
+        present.insert(lower(column.text(0)));
+      }
+    }
+    for (const char *const needed : kNeeded) {
+      if (present.count(needed) == 0) {
+        refuse(std::string("column ") + needed + " is missing");
+      }
+    }
+    for (const AddedColumn &added : kColumns) {
+      if (present.count(added.name) == 0) {
+        execute(db_, "ALTER TABLE " + quoted_ + ".token_usage ADD COLUMN " + added.name + " " +
+                         added.definition);
+        report(std::string("column token_usage.") + added.name, "created");
+      }
+    }
+  }
+
+  void index(const std::string &name, std::string text, std::size_t name_at, bool had_ledger) {
+    std::string table;
+    if (!kind_of(name, &table).empty()) {
+      if (table != "token_usage") {
+        refuse("index " + name + " is on table " + table);
+      }
+      report("index " + name, "kept");
+      return;
+    }
+    // A new ledger has UNIQUE on the column; one that was adopted gets a unique index where its
+    // rows allow it.
+    if (had_ledger && name == "idx_token_usage_request_id" &&
+        !has_unique_index("token_usage", "request_id") && !has_repeated_request_id()) {
+      constexpr std::string_view create = "CREATE ";
+      text.insert(create.size(), "UNIQUE ");
+      name_at += std::string_view("UNIQUE ").size();
+    }
+    execute(db_, qualified(text, name_at));
+    report("index " + name, "created");
+  }
+
+  bool has_repeated_request_id() {
+    return Statement(db_, "SELECT 1 FROM " + quoted_ +
+                              ".token_usage WHERE request_id IS NOT NULL"
+                              " GROUP BY request_id HAVING count(*) > 1 LIMIT 1")
+        .step();
+  }
+
+  sqlite3 *db_;
+  std::string schema_;
+  std::string quoted_;
+  std::string user_id_type_;
+  JsonWriter steps_;
+};
+
+std::string user_id_type_argument(sqlite3_value *value) {
+  if (value == nullptr) {
+    return "bigint";
+  }
+  if (sqlite3_value_type(value) != SQLITE_NULL) {
+    std::string text(value_text(value));
+    if (text == "bigint" || text == "text" || text == "uuid") {
+      return text;
+    }
+  }
+  bad_argument("user_id_type", "one of bigint, text, uuid", value_shown(value));
+}
+
+void migrate(sqlite3_context *context, int count, sqlite3_value **values) {
+  guard(context, [&] {
+    sqlite3 *const db = sqlite3_context_db_handle(context);
+    std::string user_id_type = user_id_type_argument(count > 0 ? values[0] : nullptr);
+    std::string schema = schema_argument(count > 1 ? values[1] : nullptr);
+    check_schema(db, schema);
+    Migration migration(db, std::move(schema), std::move(user_id_type));
+    atomically(db, [&] { migration.run(); });
+    result_json(context, migration.steps());
+  });
+}
+
+}  // namespace
+
+int register_migrate(sqlite3 *db) {
+  for (int arguments = 0; arguments <= 2; ++arguments) {
+    const int code = sqlite3_create_function_v2(db, "token_usage_migrate", arguments,
+                                                SQLITE_UTF8 | SQLITE_DIRECTONLY | kResultSubtype,
+                                                nullptr, migrate, nullptr, nullptr, nullptr);
+    if (code != SQLITE_OK) {
+      return code;
+    }
+  }
+  return SQLITE_OK;
+}
+
+}  // namespace token_usage

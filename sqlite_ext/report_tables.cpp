@@ -1,0 +1,408 @@
+// The reports as table-valued functions: eponymous-only virtual tables whose hidden columns are the
+// arguments, in the order of the contract, and last `schema`, for an attached database. All reading
+// happens in xFilter, inside the statement that called; a cursor holds plain rows and no statement.
+
+#include "report_tables.h"
+
+#include <iterator>
+#include <memory>
+#include <variant>
+
+#include "arguments.h"
+#include "detailed.h"
+#include "reports.h"
+
+namespace token_usage {
+
+namespace {
+
+using Cell = std::variant<std::monostate, std::int64_t, double, std::string>;
+using Row = std::vector<Cell>;
+
+// The arguments of one call by their place in the contract's list; a null pointer where one is not
+// given.
+struct Arguments {
+  sqlite3 *db;
+  std::vector<sqlite3_value *> values;
+  sqlite3_value *operator[](std::size_t i) const { return values[i]; }
+  [[nodiscard]] std::string schema() const { return schema_argument(values.back()); }
+};
+
+struct Report {
+  const char *name;
+  const char *columns;                  // visible ones
+  std::vector<const char *> arguments;  // hidden ones, without schema
+  std::vector<Row> (*rows)(const Arguments &);
+  double estimated_rows;
+};
+
+#define TOKEN_USAGE_MEASURES                                                                \
+  "requests_count INTEGER, prompt_tokens INTEGER, completion_tokens INTEGER, total_tokens " \
+  "INTEGER, cost_usd REAL, cost_rub REAL, unpriced_count INTEGER"
+
+constexpr const char *kDetailedColumns =
+    "id, created_at TEXT, agent_id TEXT, ai_provider TEXT, ai_model TEXT, prompt_tokens INTEGER, "
+    "completion_tokens INTEGER, total_tokens INTEGER, cost_usd REAL, cost_rub REAL, "
+    "execution_time_ms INTEGER, platform TEXT, content_type TEXT, task_type TEXT, content_id TEXT, "
+    "workflow_id TEXT, request_id TEXT, endpoint TEXT, cursor TEXT";
+
+void append_measures(Row &row, const Measures &measures) {
+  row.emplace_back(measures.requests_count);
+  row.emplace_back(token_sum(measures.prompt_tokens, "prompt_tokens"));
+  row.emplace_back(token_sum(measures.completion_tokens, "completion_tokens"));
+  row.emplace_back(token_sum(measures.total_tokens, "total_tokens"));
+  row.emplace_back(measures.cost_usd.to_double());
+  row.emplace_back(measures.cost_rub.to_double());
+  row.emplace_back(measures.unpriced_count);
+}
+
+Cell text_cell(const std::optional<std::string> &text) {
+  return text ? Cell(*text) : Cell();
+}
+
+Cell cost_cell(const std::optional<Decimal> &cost) {
+  return cost ? Cell(cost->to_double()) : Cell();
+}
+
+// Milliseconds are whole unless an adopted column holds fractions.
+Cell milliseconds_cell(const std::optional<Decimal> &value) {
+  if (!value) {
+    return {};
+  }
+  constexpr int128 one = 1'000'000'000'000;
+  if (value->units() % one == 0) {
+    return static_cast<std::int64_t>(value->units() / one);
+  }
+  return value->to_double();
+}
+
+Cell average_cell(const Measures &measures) {
+  const std::optional<std::int64_t> average = measures.avg_execution_time_ms();
+  return average ? Cell(*average) : Cell();
+}
+
+std::vector<Row> group_rows(const std::vector<GroupMeasures> &groups) {
+  std::vector<Row> out;
+  for (const GroupMeasures &group : groups) {
+    Row row;
+    for (const std::optional<std::string> &key : group.keys) {
+      row.push_back(text_cell(key));
+    }
+    append_measures(row, group.measures);
+    row.push_back(average_cell(group.measures));
+    out.push_back(std::move(row));
+  }
+  return out;
+}
+
+std::int64_t days_argument(const Arguments &in, const char *name) {
+  return integer_argument(name, in[1], 30, 1, 36'600);
+}
+
+std::vector<Row> summary_rows(const Arguments &in) {
+  std::vector<Row> out;
+  for (const NamedMeasures &line : summary(Scope(in.db, in[0], in[1], in[2], in.schema()))) {
+    Row row = {line.name};
+    append_measures(row, line.measures);
+    out.push_back(std::move(row));
+  }
+  return out;
+}
+
+std::vector<Row> history_rows(const Arguments &in) {
+  check_user(in[0]);
+  const std::int64_t days = days_argument(in, "days");
+  std::vector<Row> out;
+  for (const DayMeasures &line :
+       history(Scope(in.db, in[0], in[3], in[4], in.schema()), days, text_argument(in[2]))) {
+    Row row = {format_date(line.day)};
+    append_measures(row, line.measures);
+    out.push_back(std::move(row));
+  }
+  return out;
+}
+
+std::vector<Row> by_agent_rows(const Arguments &in) {
+  check_user(in[0]);
+  const std::int64_t days = days_argument(in, "period_days");
+  return group_rows(by_agent(Scope(in.db, in[0], in[2], in[3], in.schema()), days));
+}
+
+std::vector<Row> by_model_rows(const Arguments &in) {
+  check_user(in[0]);
+  const std::int64_t days = days_argument(in, "period_days");
+  return group_rows(by_model(Scope(in.db, in[0], in[2], in[3], in.schema()), days));
+}
+
+std::vector<Row> by_provider_rows(const Arguments &in) {
+  check_user(in[0]);
+  const std::int64_t days = days_argument(in, "period_days");
+  return group_rows(by_provider(by_model(Scope(in.db, in[0], in[2], in[3], in.schema()), days)));
+}
+
+std::vector<Row> totals_rows(const Arguments &in) {
+  check_user(in[0]);
+  const std::string period = period_argument(in[1]);
+  const Measures sum =
+      totals(Scope(in.db, in[0], in[3], in[4], in.schema()), period, text_argument(in[2]));
+  Row row = {period};
+  append_measures(row, sum);
+  row.push_back(average_cell(sum));
+  return {row};
+}
+
+std::vector<Row> detailed_rows(const Arguments &in) {
+  check_user(in[0]);
+  const std::int64_t limit = integer_argument("page_limit", in[1], 100, 1, 500);
+  const std::int64_t offset =
+      integer_argument("page_offset", in[2], 0, 0, std::numeric_limits<std::int64_t>::max());
+  const DetailedFilter filter{in[0], text_argument(in[3]), time_argument("start_date", in[4]),
+                              time_argument("end_date", in[5])};
+  const std::optional<Cursor> after = cursor_argument(in[6]);
+  const std::string schema = in.schema();
+  check_schema(in.db, schema);
+  const Snapshot snapshot(in.db, schema);
+  std::vector<Row> out;
+  for (const DetailedRow &line :
+       detailed_page(find_ledger(in.db, schema), filter, limit, offset, after).rows) {
+    const Request &request = line.request;
+    Cell id = line.id.type == SQLITE_INTEGER ? Cell(line.id.number) : Cell(line.id.bytes);
+    out.push_back({std::move(id), format_timestamp(line.created_at), text_cell(line.agent_id),
+                   text_cell(line.ai_provider), text_cell(line.ai_model), request.prompt_tokens,
+                   request.completion_tokens, request.total_tokens, cost_cell(request.cost_usd),
+                   cost_cell(request.cost_rub), milliseconds_cell(request.execution_time_ms),
+                   text_cell(line.platform), text_cell(line.content_type),
+                   text_cell(line.task_type), text_cell(line.content_id),
+                   text_cell(line.workflow_id), text_cell(line.request_id),
+                   text_cell(line.endpoint), line.cursor()});
+  }
+  return out;
+}
+
+const Report kReports[] = {
+    {"token_usage_summary",
+     "period TEXT, " TOKEN_USAGE_MEASURES,
+     {"user_id", "time_zone", "as_of"},
+     summary_rows,
+     3},
+    {"token_usage_history",
+     "date TEXT, " TOKEN_USAGE_MEASURES,
+     {"user_id", "days", "agent", "time_zone", "as_of"},
+     history_rows,
+     30},
+    {"token_usage_by_agent",
+     "agent_id TEXT, " TOKEN_USAGE_MEASURES ", avg_execution_time_ms INTEGER",
+     {"user_id", "period_days", "time_zone", "as_of"},
+     by_agent_rows,
+     10},
+    {"token_usage_by_model",
+     "ai_provider TEXT, ai_model TEXT, " TOKEN_USAGE_MEASURES ", avg_execution_time_ms INTEGER",
+     {"user_id", "period_days", "time_zone", "as_of"},
+     by_model_rows,
+     15},
+    {"token_usage_by_provider",
+     "ai_provider TEXT, " TOKEN_USAGE_MEASURES ", avg_execution_time_ms INTEGER",
+     {"user_id", "period_days", "time_zone", "as_of"},
+     by_provider_rows,
+     5},
+    {"token_usage_totals",
+     "period TEXT, " TOKEN_USAGE_MEASURES ", avg_execution_time_ms INTEGER",
+     // The hidden column cannot be named like the visible one; positional calls do not notice.
+     {"user_id", "period_name", "agent", "time_zone", "as_of"},
+     totals_rows,
+     1},
+    {"token_usage_detailed",
+     kDetailedColumns,
+     {"user_id", "page_limit", "page_offset", "agent", "start_date", "end_date", "after"},
+     detailed_rows,
+     100},
+};
+
+struct Table : sqlite3_vtab {
+  sqlite3 *db;
+  const Report *report;
+  int visible;
+  int hidden;
+};
+
+struct ValueDeleter {
+  void operator()(sqlite3_value *value) const { sqlite3_value_free(value); }
+};
+
+struct ReportCursor : sqlite3_vtab_cursor {
+  std::vector<Row> rows;
+  std::size_t at = 0;
+  // What the hidden columns show: the arguments of the call.
+  std::vector<std::unique_ptr<sqlite3_value, ValueDeleter>> arguments;
+};
+
+int connect(sqlite3 *db, void *data, int, const char *const *, sqlite3_vtab **out,
+            char **message) noexcept {
+  try {
+    const auto *const report = static_cast<const Report *>(data);
+    std::string declaration = std::string("CREATE TABLE x(") + report->columns;
+    for (const char *const argument : report->arguments) {
+      declaration += std::string(", \"") + argument + "\" HIDDEN";
+    }
+    declaration += ", \"schema\" HIDDEN)";
+    const int code = sqlite3_declare_vtab(db, declaration.c_str());
+    if (code != SQLITE_OK) {
+      return code;
+    }
+    const std::string columns = report->columns;
+    auto *const table = new Table();
+    table->db = db;
+    table->report = report;
+    table->visible = 1 + static_cast<int>(std::count(columns.begin(), columns.end(), ','));
+    table->hidden = static_cast<int>(report->arguments.size()) + 1;
+    *out = table;
+    return SQLITE_OK;
+  } catch (const std::bad_alloc &) {
+    return SQLITE_NOMEM;
+  } catch (const std::exception &error) {
+    set_message(message, error.what());
+    return SQLITE_ERROR;
+  }
+}
+
+int disconnect(sqlite3_vtab *table) noexcept {
+  delete static_cast<Table *>(table);
+  return SQLITE_OK;
+}
+
+int best_index(sqlite3_vtab *base, sqlite3_index_info *info) noexcept {
+  const auto *const table = static_cast<Table *>(base);
+  return guard(base, [&] {
+    // One equality for each argument; idxNum tells xFilter which of them are given.
+    std::vector<int> chosen(static_cast<std::size_t>(table->hidden), -1);
+    std::vector<bool> unusable(static_cast<std::size_t>(table->hidden), false);
+    for (int i = 0; i < info->nConstraint; ++i) {
+      const auto &constraint = info->aConstraint[i];
+      const int argument = constraint.iColumn - table->visible;
+      if (argument < 0 || constraint.op != SQLITE_INDEX_CONSTRAINT_EQ) {
+        continue;
+      }
+      const auto slot = static_cast<std::size_t>(argument);
+      if (constraint.usable == 0) {
+        unusable[slot] = true;
+      } else if (chosen[slot] < 0) {
+        chosen[slot] = i;
+      }
+    }
+    int next = 1;
+    for (std::size_t slot = 0; slot < chosen.size(); ++slot) {
+      if (chosen[slot] >= 0) {
+        auto &usage = info->aConstraintUsage[chosen[slot]];
+        usage.argvIndex = next++;
+        usage.omit = 1;
+        info->idxNum |= 1 << slot;
+      } else if (unusable[slot]) {
+        // Another order of the tables in the join will have the value.
+        return SQLITE_CONSTRAINT;
+      }
+    }
+    if (chosen[0] < 0) {
+      bad_argument("user_id", "given", "NULL");
+    }
+    info->estimatedCost = 1000;
+    info->estimatedRows = static_cast<sqlite3_int64>(table->report->estimated_rows);
+    return SQLITE_OK;
+  });
+}
+
+int open(sqlite3_vtab *table, sqlite3_vtab_cursor **out) noexcept {
+  return guard(table, [&] {
+    *out = new ReportCursor();
+    return SQLITE_OK;
+  });
+}
+
+int close(sqlite3_vtab_cursor *cursor) noexcept {
+  delete static_cast<ReportCursor *>(cursor);
+  return SQLITE_OK;
+}
+
+int filter(sqlite3_vtab_cursor *base, int which, const char *, int,
+           sqlite3_value **values) noexcept {
+  auto *const cursor = static_cast<ReportCursor *>(base);
+  auto *const table = static_cast<Table *>(base->pVtab);
+  return guard(table, [&] {
+    cursor->rows.clear();
+    cursor->arguments.clear();
+    cursor->at = 0;
+    Arguments arguments{table->db, {}};
+    int next = 0;
+    for (int slot = 0; slot < table->hidden; ++slot) {
+      sqlite3_value *const value = ((which >> slot) & 1) != 0 ? values[next++] : nullptr;
+      arguments.values.push_back(value);
+      sqlite3_value *const copy = value == nullptr ? nullptr : sqlite3_value_dup(value);
+      if (value != nullptr && copy == nullptr) {
+        throw std::bad_alloc();
+      }
+      cursor->arguments.emplace_back(copy);
+    }
+    cursor->rows = table->report->rows(arguments);
+    return SQLITE_OK;
+  });
+}
+
+int next(sqlite3_vtab_cursor *cursor) noexcept {
+  ++static_cast<ReportCursor *>(cursor)->at;
+  return SQLITE_OK;
+}
+
+int eof(sqlite3_vtab_cursor *base) noexcept {
+  const auto *const cursor = static_cast<ReportCursor *>(base);
+  return cursor->at >= cursor->rows.size() ? 1 : 0;
+}
+
+int column(sqlite3_vtab_cursor *base, sqlite3_context *context, int index) noexcept {
+  const auto *const cursor = static_cast<ReportCursor *>(base);
+  const auto *const table = static_cast<Table *>(base->pVtab);
+  if (index >= table->visible) {
+    const auto &value = cursor->arguments[static_cast<std::size_t>(index - table->visible)];
+    if (value) {
+      sqlite3_result_value(context, value.get());
+    }
+    return SQLITE_OK;
+  }
+  const Cell &cell = cursor->rows[cursor->at][static_cast<std::size_t>(index)];
+  if (const auto *const integer = std::get_if<std::int64_t>(&cell)) {
+    sqlite3_result_int64(context, *integer);
+  } else if (const auto *const real = std::get_if<double>(&cell)) {
+    sqlite3_result_double(context, *real);
+  } else if (const auto *const text = std::get_if<std::string>(&cell)) {
+    result_text(context, *text);
+  }
+  return SQLITE_OK;
+}
+
+int rowid(sqlite3_vtab_cursor *cursor, sqlite3_int64 *out) noexcept {
+  *out = static_cast<sqlite3_int64>(static_cast<ReportCursor *>(cursor)->at);
+  return SQLITE_OK;
+}
+
+// No xCreate: the tables exist by themselves in every connection and cannot be created.
+const sqlite3_module kModule = {
+    0,       nullptr, connect, best_index, disconnect, nullptr, open,    close,
+    filter,  next,    eof,     column,     rowid,      nullptr, nullptr, nullptr,
+    nullptr, nullptr, nullptr, nullptr,    nullptr,    nullptr, nullptr, nullptr,
+#if SQLITE_VERSION_NUMBER >= 3044000
+    nullptr,
+#endif
+};
+
+}  // namespace
+
+int register_report_tables(sqlite3 *db) {
+  for (const Report &report : kReports) {
+    const int code =
+        sqlite3_create_module_v2(db, report.name, &kModule, const_cast<Report *>(&report), nullptr);
+    if (code != SQLITE_OK) {
+      return code;
+    }
+  }
+  return SQLITE_OK;
+}
+
+}  // namespace token_usage

@@ -1,0 +1,73 @@
+// Reads the measures of a request from SQLite's dynamically typed values: the same rules for the
+// columns of the ledger and for the arguments of an aggregate.
+#pragma once
+
+#include <optional>
+
+#include "../core/measures.h"
+#include "sqlite.h"
+
+namespace token_usage {
+
+// A column of a statement's current row.
+class ColumnSource {
+ public:
+  ColumnSource(const Statement &statement, int column) : statement_(&statement), column_(column) {}
+  [[nodiscard]] int type() const { return statement_->type(column_); }
+  [[nodiscard]] std::int64_t int64() const { return statement_->int64(column_); }
+  [[nodiscard]] double real() const { return statement_->real(column_); }
+  [[nodiscard]] std::string_view text() const { return statement_->text(column_); }
+
+ private:
+  const Statement *statement_;
+  int column_;
+};
+
+// An argument of a function.
+class ValueSource {
+ public:
+  explicit ValueSource(sqlite3_value *value) : value_(value) {}
+  [[nodiscard]] int type() const { return sqlite3_value_type(value_); }
+  [[nodiscard]] std::int64_t int64() const { return sqlite3_value_int64(value_); }
+  [[nodiscard]] double real() const { return sqlite3_value_double(value_); }
+  [[nodiscard]] std::string_view text() const { return value_text(value_); }
+
+ private:
+  sqlite3_value *value_;
+};
+
+// The decimal value (rule 4 of the contract); nothing for NULL and for what is no number.
+template <typename Source>
+std::optional<Decimal> read_decimal(const Source &source) {
+  switch (source.type()) {
+    case SQLITE_FLOAT:
+      return Decimal::from_double(source.real());
+    case SQLITE_INTEGER:
+      return Decimal::from_int(source.int64());
+    case SQLITE_TEXT:
+      return Decimal::from_text(source.text());
+    default:
+      return std::nullopt;
+  }
+}
+
+// Six values in the order of token_usage_stats: prompt, completion and total tokens, cost_usd,
+// cost_rub, execution time.
+template <typename SourceAt>
+Request read_request(SourceAt source_at) {
+  Request out;
+  out.prompt_tokens = source_at(0).int64();
+  out.completion_tokens = source_at(1).int64();
+  const auto total = source_at(2);
+  if (total.type() != SQLITE_NULL) {
+    out.total_tokens = total.int64();
+  } else if (__builtin_add_overflow(out.prompt_tokens, out.completion_tokens, &out.total_tokens)) {
+    sum_overflow("total_tokens");
+  }
+  out.cost_usd = read_decimal(source_at(3));
+  out.cost_rub = read_decimal(source_at(4));
+  out.execution_time_ms = read_decimal(source_at(5));
+  return out;
+}
+
+}  // namespace token_usage

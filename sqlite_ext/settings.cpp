@@ -1,0 +1,96 @@
+#include "settings.h"
+
+#include "../core/calendar.h"
+#include "arguments.h"
+#include "ledger.h"
+
+namespace token_usage {
+
+namespace {
+
+constexpr std::string_view kDefaultZone = "UTC";
+
+void check_name(sqlite3_value *name) {
+  if (sqlite3_value_type(name) == SQLITE_NULL || value_text(name) != "time_zone") {
+    bad_argument("name", "one of time_zone", value_shown(name));
+  }
+}
+
+std::string settings_table(const std::string &schema) {
+  return quote_identifier(schema) + ".\"token_usage_settings\"";
+}
+
+void setting(sqlite3_context *context, int count, sqlite3_value **values) {
+  guard(context, [&] {
+    sqlite3 *const db = sqlite3_context_db_handle(context);
+    check_name(values[0]);
+    const std::string schema = schema_argument(count > 1 ? values[1] : nullptr);
+    check_schema(db, schema);
+    if (!has_table(db, schema, "token_usage")) {
+      missing_ledger();
+    }
+    result_text(context, read_setting(db, schema, value_text(values[0])));
+  });
+}
+
+void set(sqlite3_context *context, int count, sqlite3_value **values) {
+  guard(context, [&] {
+    sqlite3 *const db = sqlite3_context_db_handle(context);
+    check_name(values[0]);
+    const std::string schema = schema_argument(count > 2 ? values[2] : nullptr);
+    check_schema(db, schema);
+    const bool reset = sqlite3_value_type(values[1]) == SQLITE_NULL;
+    if (!reset) {
+      TimeZone::load(value_text(values[1]), "value");
+    }
+    if (!has_table(db, schema, "token_usage")) {
+      missing_ledger();
+    }
+    if (!has_table(db, schema, "token_usage_settings")) {
+      throw Error(ErrorKind::missing_ledger,
+                  "token_usage: no token_usage_settings table; run SELECT token_usage_migrate()");
+    }
+    if (reset) {
+      Statement(db, "DELETE FROM " + settings_table(schema) + " WHERE name = ?1")
+          .bind(1, value_text(values[0]))
+          .step();
+    } else {
+      Statement(db, "INSERT INTO " + settings_table(schema) +
+                        " (name, value) VALUES (?1, ?2)"
+                        " ON CONFLICT (name) DO UPDATE SET value = excluded.value")
+          .bind(1, value_text(values[0]))
+          .bind(2, value_text(values[1]))
+          .step();
+    }
+    result_text(context, read_setting(db, schema, value_text(values[0])));
+  });
+}
+
+}  // namespace
+
+std::string read_setting(sqlite3 *db, const std::string &schema, std::string_view name) {
+  if (has_table(db, schema, "token_usage_settings")) {
+    Statement row(db, "SELECT value FROM " + settings_table(schema) + " WHERE name = ?1");
+    row.bind(1, name);
+    if (row.step()) {
+      return std::string(row.text(0));
+    }
+  }
+  return std::string(kDefaultZone);
+}
+
+int register_settings(sqlite3 *db) {
+  int code = SQLITE_OK;
+  for (int arguments = 1; code == SQLITE_OK && arguments <= 2; ++arguments) {
+    code = sqlite3_create_function_v2(db, "token_usage_setting", arguments, SQLITE_UTF8, nullptr,
+                                      setting, nullptr, nullptr, nullptr);
+  }
+  for (int arguments = 2; code == SQLITE_OK && arguments <= 3; ++arguments) {
+    code = sqlite3_create_function_v2(db, "token_usage_set", arguments,
+                                      SQLITE_UTF8 | SQLITE_DIRECTONLY, nullptr, set, nullptr,
+                                      nullptr, nullptr);
+  }
+  return code;
+}
+
+}  // namespace token_usage

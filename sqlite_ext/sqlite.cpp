@@ -1,0 +1,140 @@
+#include "sqlite.h"
+
+#include <charconv>
+
+namespace token_usage {
+
+void throw_sqlite(sqlite3 *db, int code) {
+  if ((code & 0xFF) == SQLITE_NOMEM) {
+    throw std::bad_alloc();
+  }
+  throw SqliteError(code, sqlite3_errmsg(db));
+}
+
+std::string quote_identifier(std::string_view name) {
+  std::string out = "\"";
+  for (const char c : name) {
+    out.append(c == '"' ? 2 : 1, c);
+  }
+  return out + '"';
+}
+
+Statement::Statement(sqlite3 *db, const std::string &sql) : db_(db) {
+  check(
+      sqlite3_prepare_v2(db, sql.c_str(), static_cast<int>(sql.size()) + 1, &statement_, nullptr));
+}
+
+Statement::~Statement() {
+  sqlite3_finalize(statement_);
+}
+
+void Statement::check(int code) const {
+  if (code != SQLITE_OK) {
+    throw_sqlite(db_, code);
+  }
+}
+
+Statement &Statement::bind(int parameter, std::int64_t value) {
+  check(sqlite3_bind_int64(statement_, parameter, value));
+  return *this;
+}
+
+Statement &Statement::bind(int parameter, double value) {
+  check(sqlite3_bind_double(statement_, parameter, value));
+  return *this;
+}
+
+Statement &Statement::bind(int parameter, std::string_view text) {
+  check(sqlite3_bind_text64(statement_, parameter, text.data() == nullptr ? "" : text.data(),
+                            text.size(), SQLITE_TRANSIENT, SQLITE_UTF8));
+  return *this;
+}
+
+Statement &Statement::bind(int parameter, const sqlite3_value *value) {
+  check(sqlite3_bind_value(statement_, parameter, value));
+  return *this;
+}
+
+Statement &Statement::bind_blob(int parameter, std::string_view bytes) {
+  check(sqlite3_bind_blob64(statement_, parameter, bytes.data() == nullptr ? "" : bytes.data(),
+                            bytes.size(), SQLITE_TRANSIENT));
+  return *this;
+}
+
+bool Statement::step() {
+  const int code = sqlite3_step(statement_);
+  if (code == SQLITE_ROW) {
+    return true;
+  }
+  if (code != SQLITE_DONE) {
+    throw_sqlite(db_, code);
+  }
+  return false;
+}
+
+void Statement::reset() {
+  check(sqlite3_reset(statement_));
+}
+
+std::string_view Statement::text(int column) const {
+  const auto *const text = reinterpret_cast<const char *>(sqlite3_column_text(statement_, column));
+  if (text == nullptr) {
+    if (sqlite3_errcode(db_) == SQLITE_NOMEM) {
+      throw std::bad_alloc();
+    }
+    return {};
+  }
+  return {text, static_cast<std::size_t>(sqlite3_column_bytes(statement_, column))};
+}
+
+std::string_view Statement::blob(int column) const {
+  const auto *const bytes = static_cast<const char *>(sqlite3_column_blob(statement_, column));
+  if (bytes == nullptr) {
+    return {};
+  }
+  return {bytes, static_cast<std::size_t>(sqlite3_column_bytes(statement_, column))};
+}
+
+void execute(sqlite3 *db, const std::string &sql) {
+  const int code = sqlite3_exec(db, sql.c_str(), nullptr, nullptr, nullptr);
+  if (code != SQLITE_OK) {
+    throw_sqlite(db, code);
+  }
+}
+
+std::string_view value_text(sqlite3_value *value) {
+  if (sqlite3_value_type(value) == SQLITE_NULL) {
+    return {};
+  }
+  const auto *const text = reinterpret_cast<const char *>(sqlite3_value_text(value));
+  if (text == nullptr) {
+    // A blob without bytes reads as no text at all; anything else is want of memory.
+    if (sqlite3_value_type(value) == SQLITE_BLOB && sqlite3_value_bytes(value) == 0) {
+      return {};
+    }
+    throw std::bad_alloc();
+  }
+  return {text, static_cast<std::size_t>(sqlite3_value_bytes(value))};
+}
+
+std::string value_shown(sqlite3_value *value) {
+  switch (sqlite3_value_type(value)) {
+    case SQLITE_NULL:
+      return "NULL";
+    case SQLITE_FLOAT: {
+      char buffer[64];
+      const auto printed =
+          std::to_chars(buffer, buffer + sizeof buffer, sqlite3_value_double(value));
+      return {buffer, static_cast<std::size_t>(printed.ptr - buffer)};
+    }
+    default:
+      return std::string(value_text(value));
+  }
+}
+
+void set_message(char **target, const char *message) {
+  sqlite3_free(*target);
+  *target = sqlite3_mprintf("%s", message);
+}
+
+}  // namespace token_usage

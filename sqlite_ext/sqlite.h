@@ -1,0 +1,122 @@
+// What the SQLite edition needs of SQLite's C API, with C++'s rules of ownership: statements that
+// finalise themselves, errors as exceptions, and one guard at the boundary where SQLite calls us,
+// the only place where exceptions end.
+#pragma once
+
+#include <sqlite3ext.h>
+SQLITE_EXTENSION_INIT3
+
+#include <cstdint>
+#include <exception>
+#include <new>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+
+#include "../core/arguments.h"
+
+namespace token_usage {
+
+// An error that SQLite reported, with its own message.
+class SqliteError : public std::runtime_error {
+ public:
+  SqliteError(int result_code, const std::string &message)
+      : std::runtime_error(message), code_(result_code) {}
+  [[nodiscard]] int code() const { return code_; }
+
+ private:
+  int code_;
+};
+
+// Throws what `code` stands for: bad_alloc for SQLITE_NOMEM, else SqliteError with the connection's
+// message.
+[[noreturn]] void throw_sqlite(sqlite3 *db, int code);
+
+// `"name"` with quotes doubled.
+std::string quote_identifier(std::string_view name);
+
+class Statement {
+ public:
+  Statement(sqlite3 *db, const std::string &sql);
+  ~Statement();
+  Statement(const Statement &) = delete;
+  Statement &operator=(const Statement &) = delete;
+
+  Statement &bind(int parameter, std::int64_t value);
+  Statement &bind(int parameter, double value);
+  Statement &bind(int parameter, std::string_view text);
+  Statement &bind(int parameter, const sqlite3_value *value);
+  Statement &bind_blob(int parameter, std::string_view bytes);
+
+  // True while there is a row.
+  bool step();
+  // Ready to be bound and stepped once more.
+  void reset();
+
+  [[nodiscard]] int type(int column) const { return sqlite3_column_type(statement_, column); }
+  [[nodiscard]] bool is_null(int column) const { return type(column) == SQLITE_NULL; }
+  [[nodiscard]] std::int64_t int64(int column) const {
+    return sqlite3_column_int64(statement_, column);
+  }
+  [[nodiscard]] double real(int column) const { return sqlite3_column_double(statement_, column); }
+  // UTF-8 text (or the bytes of a blob); valid until the next step. Throws bad_alloc where it
+  // cannot be had.
+  [[nodiscard]] std::string_view text(int column) const;
+  [[nodiscard]] std::string_view blob(int column) const;
+
+ private:
+  void check(int code) const;
+  sqlite3 *db_;
+  sqlite3_stmt *statement_ = nullptr;
+};
+
+// Runs statements that give no rows.
+void execute(sqlite3 *db, const std::string &sql);
+
+// The UTF-8 text of a value; empty for NULL.
+std::string_view value_text(sqlite3_value *value);
+
+// A value as an error message shows it: NULL as `NULL`, a REAL in its shortest form.
+std::string value_shown(sqlite3_value *value);
+
+void set_message(char **target, const char *message);
+
+// Calls `body`, which may throw, for a function that SQLite called; what it throws becomes the
+// function's error.
+template <typename Body>
+void guard(sqlite3_context *context, Body body) noexcept {
+  try {
+    body();
+  } catch (const std::bad_alloc &) {
+    sqlite3_result_error_nomem(context);
+  } catch (const SqliteError &error) {
+    sqlite3_result_error(context, error.what(), -1);
+    sqlite3_result_error_code(context, error.code());
+  } catch (const std::exception &error) {
+    sqlite3_result_error(context, error.what(), -1);
+  } catch (...) {
+    sqlite3_result_error(context, "token_usage: unknown error", -1);
+  }
+}
+
+// The same for a method of a virtual table, which returns a result code and leaves its message in
+// the table.
+template <typename Body>
+int guard(sqlite3_vtab *table, Body body) noexcept {
+  try {
+    return body();
+  } catch (const std::bad_alloc &) {
+    return SQLITE_NOMEM;
+  } catch (const SqliteError &error) {
+    set_message(&table->zErrMsg, error.what());
+    return error.code();
+  } catch (const std::exception &error) {
+    set_message(&table->zErrMsg, error.what());
+    return SQLITE_ERROR;
+  } catch (...) {
+    return SQLITE_INTERNAL;
+  }
+}
+
+}  // namespace token_usage

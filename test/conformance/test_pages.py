@@ -1,0 +1,106 @@
+"""Pages of detailed: by offset, by cursor, and by cursor while rows are written between pages."""
+import random
+
+import pytest
+
+import harness
+import oracle as orc
+from harness import Case, load, random_rows, row
+
+AT = "2025-10-20 10:00:00"
+
+
+def page(database, limit, after, offset=0, agent=None):
+    arguments = harness.arguments((42, limit, offset, agent, None, None, after))
+    rows = database.query(f"SELECT id, cursor FROM token_usage_detailed({arguments})").rows
+    harness.count(database.edition)
+    return rows
+
+
+@pytest.mark.parametrize("limit", [1, 3, 7, 50, 500])
+def test_pages_by_cursor_and_by_offset_give_every_row_once(database, seed, limit):
+    rng = random.Random(f"{seed}/pages/{limit}")
+    rows = random_rows(rng, 120 if limit > 1 else 30, orc.instant(AT), users=(42, 7))
+    load(database, rows, rng)
+    want = [r.id for r in orc.Oracle(rows).listed(42)]
+    got, after = [], None
+    while True:
+        found = page(database, limit, after)
+        got += [r[0] for r in found]
+        if len(found) < limit:
+            break
+        after = found[-1][1]
+    assert got == want
+    got = []
+    for offset in range(0, len(want) + limit, limit):
+        got += [r[0] for r in page(database, limit, None, offset)]
+    assert got == want
+
+
+def test_no_row_is_skipped_or_repeated_when_rows_are_inserted_between_pages(database, seed):
+    rng = random.Random(f"{seed}/between")
+    rows = [row(i, orc.instant(AT) + rng.randrange(6)) for i in range(1, 91)]
+    load(database, rows)
+    before = {r.id for r in rows}
+    got, after, fresh = [], None, 1000
+    while True:
+        found = page(database, 7, after)
+        got += [r[0] for r in found]
+        if len(found) < 7:
+            break
+        after = found[-1][1]
+        late = [row(fresh + i, orc.instant(AT) + rng.randrange(-2, 9)) for i in range(5)]
+        fresh += 5
+        load(database, late)
+        rows += late
+    assert len(got) == len(set(got)), "a row came twice"
+    assert before <= set(got), "a row was skipped"
+    places = {r.id: i for i, r in enumerate(orc.Oracle(rows).listed(42))}
+    assert [places[i] for i in got] == sorted(places[i] for i in got)
+
+
+def test_the_row_of_the_cursor_may_be_gone(database):
+    rows = [row(i, orc.instant(AT) + i) for i in range(1, 11)]
+    load(database, rows)
+    first = page(database, 4, None)
+    database.query(f"DELETE FROM token_usage WHERE id = {first[-1][0]}")
+    assert [r[0] for r in page(database, 3, first[-1][1])] == [6, 5, 4]
+
+
+def test_offset_counts_from_the_cursor(database):
+    rows = [row(i, AT, agent_id="ab"[i % 2]) for i in range(1, 31)]
+    load(database, rows)
+    case = Case(database, rows)
+    for agent in (None, "a"):
+        listed = case.oracle.listed(42, agent)
+        for after in (listed[0], listed[5], listed[-1]):
+            words = (42, 4, 3, agent, None, None, orc.cursor(after))
+            told = (42, 4, 3, agent, None, None, after)
+            case.report("detailed", *words, oracle_args=told)
+            case.body("detailed_json", *words, oracle_args=told)
+
+
+def test_limit_and_offset_of_the_caller(database):
+    """An outer LIMIT, OFFSET, ORDER BY and WHERE work on top of the function's own."""
+    rows = [row(i, orc.instant(AT) + i) for i in range(1, 31)]
+    load(database, rows)
+    query = lambda sql: [r[0] for r in database.query(sql).rows]
+    assert query("SELECT id FROM token_usage_detailed(42, 20) LIMIT 3") == [30, 29, 28]
+    assert query("SELECT id FROM token_usage_detailed(42, 20, 5) LIMIT 3 OFFSET 2") == [23, 22, 21]
+    assert query("SELECT id FROM token_usage_detailed(42, 20) ORDER BY id LIMIT 2") == [11, 12]
+    assert query("SELECT id FROM token_usage_detailed(42, 20) WHERE id < 13 LIMIT 5") == [12, 11]
+    assert query("SELECT a.id FROM token_usage_detailed(42, 3) a JOIN token_usage_detailed(42, 2) b "
+                 "ON a.id = b.id ORDER BY a.id") == [29, 30]
+    assert query("SELECT count(*) FROM token_usage_history(42, 7) LIMIT 1") == [7]
+
+
+def test_reports_joined_with_tables(database):
+    """A user id that comes from a table (a lateral call)."""
+    load(database, [row(i, AT, user_id=u) for i, u in enumerate((1, 1, 2, 42), 1)])
+    database.query("CREATE TABLE customers (id integer PRIMARY KEY)")
+    database.query("INSERT INTO customers VALUES (1), (2), (3)")
+    lateral = "CROSS JOIN LATERAL" if database.dialect == "pg" else "CROSS JOIN"
+    got = database.query(f"SELECT c.id, t.requests_count FROM customers c {lateral} "
+                         "token_usage_totals(c.id, 'all', NULL, 'UTC', '2025-10-20') t "
+                         "ORDER BY c.id").rows
+    assert got == [(1, 2), (2, 1), (3, 0)]
