@@ -4,7 +4,7 @@
 -- The instant in a JSON value: text in a form of section 2 of the contract (a date alone is its midnight in UTC), or
 -- a number of Unix seconds (milliseconds from 10^11 on). NULL where it is none of these. Time is kept to the
 -- microsecond; further digits are cut off.
-CREATE OR REPLACE FUNCTION @extschema@._token_usage_instant(value jsonb) RETURNS timestamptz
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_json_instant(value jsonb) RETURNS timestamptz
 LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
   part text[];
@@ -37,9 +37,9 @@ BEGIN
   year := part[1]::integer;
   month := part[2]::integer;
   day := part[3]::integer;
-  IF year < 1 OR month NOT BETWEEN 1 AND 12 OR day < 1
-     OR day > CASE WHEN month = 2 THEN CASE WHEN year % 4 = 0 AND (year % 100 <> 0 OR year % 400 = 0) THEN 29 ELSE 28 END
-                   WHEN month IN (4, 6, 9, 11) THEN 30 ELSE 31 END
+  IF year < 1 OR month NOT BETWEEN 1 AND 12 THEN
+    RETURN NULL;
+  ELSIF day < 1 OR day > date_part('day', make_date(year, month, 1) + interval '1 month - 1 day')
      OR coalesce(part[4], '0')::integer > 23 OR coalesce(part[5], '0')::integer > 59
      OR coalesce(part[6], '0')::integer > 59
      OR (part[8] <> 'Z' AND ("substring"(part[8], 2, 2)::integer > 23 OR "substring"(part[8], 5, 2)::integer > 59)) THEN
@@ -85,11 +85,11 @@ DECLARE
   code text := upper(btrim(wanted_currency) COLLATE "C");
 BEGIN
   IF code IS NULL OR code !~ '^[A-Z]{3}$' THEN
-    PERFORM @extschema@._token_usage_refuse('currency', 'a currency code such as RUB', wanted_currency);
+    PERFORM @extschema@._token_usage_bad_argument('currency', 'a currency code such as RUB', wanted_currency);
   ELSIF rate IS NULL OR rate = 'NaN' OR rate <= 0 OR rate::text = 'Infinity' THEN
-    PERFORM @extschema@._token_usage_refuse('rate', 'a number above 0', rate::text);
+    PERFORM @extschema@._token_usage_bad_argument('rate', 'a number above 0', rate::text);
   ELSIF NOT isfinite(from_instant) OR from_instant NOT BETWEEN '0001-01-01T00:00:00Z' AND '9999-12-31T23:59:59.999999Z' THEN
-    PERFORM @extschema@._token_usage_refuse('from_instant', 'a time such as 2025-10-20T14:30:25Z', from_instant::text);
+    PERFORM @extschema@._token_usage_bad_argument('from_instant', 'a time such as 2025-10-20T14:30:25Z', from_instant::text);
   END IF;
   EXECUTE format('INSERT INTO %s (currency, rate, valid_from) VALUES ($1, $2, $3)'
                  ' ON CONFLICT (currency, valid_from) DO UPDATE SET rate = EXCLUDED.rate', rates)

@@ -10,18 +10,6 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $function$
   SELECT @usage_rules@::jsonb
 $function$;
 
--- An argument error: `token_usage: <argument> must be <rule>, got <value>`, the value cut after 200 characters.
-CREATE OR REPLACE FUNCTION @extschema@._token_usage_refuse(argument text, rule text, got text) RETURNS void
-LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $function$
-BEGIN
-  RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
-    MESSAGE = pg_catalog.format('token_usage: %s must be %s, got %s', argument, rule,
-      CASE WHEN got IS NULL THEN 'NULL'
-           WHEN pg_catalog.length(got) > 200 THEN pg_catalog."left"(got, 200) || '...'
-           ELSE got END);
-END
-$function$;
-
 -- A value rounded half-even to `places`, without trailing zeros. round() is half away from zero.
 CREATE OR REPLACE FUNCTION @extschema@._token_usage_half_even(value numeric, places integer) RETURNS numeric
 LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $function$
@@ -45,13 +33,13 @@ BEGIN
       RETURN number;
     END IF;
   END IF;
-  PERFORM @extschema@._token_usage_refuse(path, 'a whole number from 0 to 9223372036854775807', value::text);
+  PERFORM @extschema@._token_usage_bad_argument(path, 'a whole number from 0 to 9223372036854775807', value::text);
 END
 $function$;
 
 CREATE OR REPLACE FUNCTION @extschema@._token_usage_sum_refused(name text) RETURNS void
 LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $function$
-  SELECT @extschema@._token_usage_refuse(name, 'counts whose sum is at most 9223372036854775807', 'more')
+  SELECT @extschema@._token_usage_bad_argument(name, 'counts whose sum is at most 9223372036854775807', 'more')
 $function$;
 
 -- a + b, both from 0 on; past 2^63-1 it is an error that names the usage object.
@@ -86,7 +74,7 @@ BEGIN
   steps := pg_catalog.string_to_array(path, '.');
   FOREACH step IN ARRAY steps LOOP
     IF pg_catalog.jsonb_typeof(value) <> 'object' THEN
-      PERFORM @extschema@._token_usage_refuse(place, 'an object', value::text);
+      PERFORM @extschema@._token_usage_bad_argument(place, 'an object', value::text);
     END IF;
     IF pg_catalog.strpos(step, '[') > 0 THEN
       condition := pg_catalog.regexp_match(step, '^(.*)\[(.*)=(.*)\]$');
@@ -105,13 +93,13 @@ BEGIN
     RETURN value;
   END IF;
   IF pg_catalog.jsonb_typeof(value) <> 'array' THEN
-    PERFORM @extschema@._token_usage_refuse(place, 'an array', value::text);
+    PERFORM @extschema@._token_usage_bad_argument(place, 'an array', value::text);
   END IF;
   step := steps[pg_catalog.cardinality(steps)];
   FOR i IN 0 .. pg_catalog.jsonb_array_length(value) - 1 LOOP
     element := value -> i;
     IF pg_catalog.jsonb_typeof(element) <> 'object' THEN
-      PERFORM @extschema@._token_usage_refuse(pg_catalog.format('%s[%s]', place, i), 'an object', element::text);
+      PERFORM @extschema@._token_usage_bad_argument(pg_catalog.format('%s[%s]', place, i), 'an object', element::text);
     END IF;
     IF pg_catalog.jsonb_typeof(element -> condition[2]) = 'string'
        AND pg_catalog.lower((element ->> condition[2]) COLLATE "C") = pg_catalog.lower(condition[3] COLLATE "C")
@@ -229,7 +217,7 @@ BEGIN
     END IF;
   END LOOP;
   IF wrong IS NOT NULL THEN
-    PERFORM @extschema@._token_usage_refuse(wrong_place, 'an object', wrong::text);
+    PERFORM @extschema@._token_usage_bad_argument(wrong_place, 'an object', wrong::text);
   END IF;
 END
 $function$;
@@ -266,14 +254,14 @@ BEGIN
     model := @extschema@._token_usage_response_model(response);
     RETURN;
   ELSIF pg_catalog.jsonb_typeof(response) <> 'array' THEN
-    PERFORM @extschema@._token_usage_refuse(argument, 'an object', response::text);
+    PERFORM @extschema@._token_usage_bad_argument(argument, 'an object', response::text);
   END IF;
   usage := '{}';
   place := argument;
   FOR i IN 0 .. pg_catalog.jsonb_array_length(response) - 1 LOOP
     event := response -> i;
     IF pg_catalog.jsonb_typeof(event) <> 'object' THEN
-      PERFORM @extschema@._token_usage_refuse(pg_catalog.format('%s[%s]', argument, i), 'an object', event::text);
+      PERFORM @extschema@._token_usage_bad_argument(pg_catalog.format('%s[%s]', argument, i), 'an object', event::text);
     END IF;
     found := @extschema@._token_usage_root(event, pg_catalog.format('%s[%s]', argument, i));
     IF found.usage IS NOT NULL THEN
@@ -390,7 +378,7 @@ BEGIN
     END LOOP;
   END LOOP;
   IF shape IS NULL THEN
-    PERFORM @extschema@._token_usage_refuse(argument, 'a response or usage object with token counts', response::text);
+    PERFORM @extschema@._token_usage_bad_argument(argument, 'a response or usage object with token counts', response::text);
   END IF;
   raw := u;
   usage := '{}';
@@ -516,7 +504,7 @@ BEGIN
        AND coalesce(cost, 0) + found::numeric * unit < 170141183460469 THEN
       cost := coalesce(cost, 0) + @extschema@._token_usage_half_even(found::numeric * unit, 24);
     ELSE
-      PERFORM @extschema@._token_usage_refuse(name || '.' || (rule ->> 'path'), 'a number from 0', found::text);
+      PERFORM @extschema@._token_usage_bad_argument(name || '.' || (rule ->> 'path'), 'a number from 0', found::text);
     END IF;
   END LOOP;
   IF cost IS NOT NULL THEN
@@ -537,9 +525,9 @@ DECLARE
   result record;
 BEGIN
   IF ai_provider IS NULL THEN
-    PERFORM @extschema@._token_usage_refuse('ai_provider', 'given', NULL);
+    PERFORM @extschema@._token_usage_bad_argument('ai_provider', 'given', NULL);
   ELSIF response IS NULL THEN
-    PERFORM @extschema@._token_usage_refuse('response', 'given', NULL);
+    PERFORM @extschema@._token_usage_bad_argument('response', 'given', NULL);
   END IF;
   result := @extschema@._token_usage_normalise(ai_provider, response, 'response');
   RETURN result.usage;

@@ -75,7 +75,7 @@ BEGIN
      AND value::numeric * factor < 170141183460469231731 THEN
     RETURN @extschema@._token_usage_half_even(value::numeric * factor, 18);
   END IF;
-  PERFORM @extschema@._token_usage_refuse(path, 'a number from 0', value::text);
+  PERFORM @extschema@._token_usage_bad_argument(path, 'a number from 0', value::text);
 END
 $function$;
 
@@ -84,9 +84,9 @@ CREATE OR REPLACE FUNCTION @extschema@._token_usage_read_name(object jsonb, key 
 LANGUAGE plpgsql IMMUTABLE AS $function$
 BEGIN
   IF pg_catalog.jsonb_typeof(object) <> 'object' THEN
-    PERFORM @extschema@._token_usage_refuse(path, 'an object', object::text);
+    PERFORM @extschema@._token_usage_bad_argument(path, 'an object', object::text);
   ELSIF coalesce(pg_catalog.jsonb_typeof(object -> key) <> 'string' OR object -> key = '""', true) THEN
-    PERFORM @extschema@._token_usage_refuse(path || '.' || key, 'a non-empty text', nullif(object -> key, 'null')::text);
+    PERFORM @extschema@._token_usage_bad_argument(path || '.' || key, 'a non-empty text', nullif(object -> key, 'null')::text);
   END IF;
   RETURN object ->> key;
 END
@@ -112,7 +112,7 @@ DECLARE
   place text;
 BEGIN
   IF pg_catalog.jsonb_typeof(prices) <> 'object' THEN
-    PERFORM @extschema@._token_usage_refuse(path, 'an object', prices::text);
+    PERFORM @extschema@._token_usage_bad_argument(path, 'an object', prices::text);
   END IF;
   FOR item IN SELECT e.key, e.value FROM pg_catalog.jsonb_each(prices) e LOOP
     field := @extschema@._token_usage_price_field('genai-prices', item.key);
@@ -126,17 +126,17 @@ BEGIN
     ELSIF pg_catalog.jsonb_typeof(item.value) = 'object' THEN
       IF coalesce(item.value -> 'base', 'null') = 'null'
          OR pg_catalog.jsonb_typeof(item.value -> 'tiers') IS DISTINCT FROM 'array' THEN
-        PERFORM @extschema@._token_usage_refuse(place, 'a number or a base with tiers', item.value::text);
+        PERFORM @extschema@._token_usage_bad_argument(place, 'a number or a base with tiers', item.value::text);
       END IF;
       price := @extschema@._token_usage_read_price(item.value -> 'base', field.factor, place || '.base');
       RETURN NEXT;
       FOR step IN SELECT i FROM pg_catalog.jsonb_array_elements(item.value -> 'tiers') i LOOP
         IF pg_catalog.jsonb_typeof(step) <> 'object' THEN
-          PERFORM @extschema@._token_usage_refuse(place || '.tiers', 'an object', step::text);
+          PERFORM @extschema@._token_usage_bad_argument(place || '.tiers', 'an object', step::text);
         END IF;
         tier := @extschema@._token_usage_count(nullif(step -> 'start', 'null'), place || '.tiers.start');
         IF tier = 0 OR coalesce(step -> 'price', 'null') = 'null' THEN
-          PERFORM @extschema@._token_usage_refuse(place || '.tiers', 'a list of start and price', step::text);
+          PERFORM @extschema@._token_usage_bad_argument(place || '.tiers', 'a list of start and price', step::text);
         END IF;
         price := @extschema@._token_usage_read_price(step -> 'price', field.factor, place || '.tiers.price');
         RETURN NEXT;
@@ -177,9 +177,9 @@ BEGIN
     entry := prices -> i;
     place := CASE WHEN path LIKE '%.prices' THEN format('%s[%s]', path, i) ELSE path END;
     IF jsonb_typeof(entry) <> 'object' THEN
-      PERFORM @extschema@._token_usage_refuse(place, 'an object', entry::text);
+      PERFORM @extschema@._token_usage_bad_argument(place, 'an object', entry::text);
     ELSIF coalesce(entry -> 'prices', 'null') = 'null' THEN
-      PERFORM @extschema@._token_usage_refuse(place || '.prices', 'an object', NULL);
+      PERFORM @extschema@._token_usage_bad_argument(place || '.prices', 'an object', NULL);
     END IF;
     SELECT coalesce(jsonb_agg(to_jsonb(p)), '[]') INTO entry
       FROM @extschema@._token_usage_genai_prices(entry -> 'prices', place || '.prices') p;
@@ -190,13 +190,13 @@ BEGIN
     entry := prices -> i -> 'constraint';
     IF entry <> 'null' THEN
       IF jsonb_typeof(entry -> 'start_date') = 'string' AND length(entry ->> 'start_date') = 10 THEN
-        begun := @extschema@._token_usage_instant(entry -> 'start_date');
+        begun := @extschema@._token_usage_json_instant(entry -> 'start_date');
       END IF;
       IF begun IS NULL THEN
         hour_from := @extschema@._token_usage_read_hour(entry -> 'start_time');
         hour_to := @extschema@._token_usage_read_hour(entry -> 'end_time');
         IF hour_from IS NULL OR hour_to IS NULL THEN
-          PERFORM @extschema@._token_usage_refuse(
+          PERFORM @extschema@._token_usage_bad_argument(
             place || '.constraint', 'a start_date or a start_time and end_time', entry::text);
         END IF;
       END IF;
@@ -244,7 +244,7 @@ $function$;
 -- What a genai-prices catalogue says, one row per thing: kind provider, model, segment, price or ignored (its class
 -- is then the key that has none here).
 CREATE OR REPLACE FUNCTION @extschema@._token_usage_read_genai(
-  providers jsonb, OUT kind text, OUT ai_provider text, OUT ai_model text, OUT position integer, OUT match jsonb,
+  providers jsonb, OUT kind text, OUT ai_provider text, OUT ai_model text, OUT rank integer, OUT match jsonb,
   OUT fallback jsonb, OUT since timestamptz, OUT class text, OUT tier bigint, OUT time_from time, OUT time_to time,
   OUT price numeric)
 RETURNS SETOF record LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
@@ -260,18 +260,18 @@ BEGIN
     path := 'catalogue.' || ai_provider;
     match := nullif(provider.value -> 'provider_match', 'null');
     IF match IS NOT NULL AND NOT @extschema@._token_usage_is_match(match) THEN
-      PERFORM @extschema@._token_usage_refuse(path || '.provider_match', 'a match clause', match::text);
+      PERFORM @extschema@._token_usage_bad_argument(path || '.provider_match', 'a match clause', match::text);
     END IF;
     fallback := nullif(provider.value -> 'fallback_model_providers', 'null');
     IF jsonb_typeof(fallback) <> 'array' THEN
-      PERFORM @extschema@._token_usage_refuse(path || '.fallback_model_providers', 'an array', fallback::text);
+      PERFORM @extschema@._token_usage_bad_argument(path || '.fallback_model_providers', 'an array', fallback::text);
     ELSIF jsonb_typeof(provider.value -> 'models') IS DISTINCT FROM 'array' THEN
-      PERFORM @extschema@._token_usage_refuse(path || '.models', 'an array',
+      PERFORM @extschema@._token_usage_bad_argument(path || '.models', 'an array',
                                              nullif(provider.value -> 'models', 'null')::text);
     END IF;
     kind := 'provider';
     ai_model := NULL;
-    position := provider.n;
+    rank := provider.n;
     RETURN NEXT;
     fallback := NULL;
     FOR model IN SELECT m.value, m.ordinality::integer - 1 AS n
@@ -280,12 +280,12 @@ BEGIN
       ai_model := @extschema@._token_usage_read_name(model.value, 'id', path);
       path := format('catalogue.%s.%s', ai_provider, ai_model);
       kind := 'model';
-      position := model.n;
+      rank := model.n;
       match := nullif(model.value -> 'match', 'null');
       IF NOT @extschema@._token_usage_is_match(match) THEN
-        PERFORM @extschema@._token_usage_refuse(path || '.match', 'a match clause', match::text);
+        PERFORM @extschema@._token_usage_bad_argument(path || '.match', 'a match clause', match::text);
       ELSIF coalesce(model.value -> 'prices', 'null') = 'null' THEN
-        PERFORM @extschema@._token_usage_refuse(path || '.prices', 'an object', NULL);
+        PERFORM @extschema@._token_usage_bad_argument(path || '.prices', 'an object', NULL);
       END IF;
       RETURN NEXT;
       match := NULL;
@@ -328,7 +328,7 @@ $function$;
 
 -- What a LiteLLM catalogue says, in the form of _token_usage_read_genai.
 CREATE OR REPLACE FUNCTION @extschema@._token_usage_read_litellm(
-  catalogue jsonb, OUT kind text, OUT ai_provider text, OUT ai_model text, OUT position integer, OUT match jsonb,
+  catalogue jsonb, OUT kind text, OUT ai_provider text, OUT ai_model text, OUT rank integer, OUT match jsonb,
   OUT fallback jsonb, OUT since timestamptz, OUT class text, OUT tier bigint, OUT time_from time, OUT time_to time,
   OUT price numeric)
 RETURNS SETOF record LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
@@ -348,19 +348,19 @@ BEGIN
                 ORDER BY octet_length(e.key), e.key COLLATE "C" LOOP
     path := 'catalogue.' || entry.key;
     IF jsonb_typeof(entry.value) <> 'object' THEN
-      PERFORM @extschema@._token_usage_refuse(path, 'an object', entry.value::text);
+      PERFORM @extschema@._token_usage_bad_argument(path, 'an object', entry.value::text);
     END IF;
     SELECT coalesce(jsonb_agg(to_jsonb(p)), '[]') INTO prices
       FROM @extschema@._token_usage_litellm_prices(entry.value, path, 0) p;
     step := nullif(entry.value -> 'tiered_pricing', 'null');
     IF jsonb_typeof(step) <> 'array' THEN
-      PERFORM @extschema@._token_usage_refuse(path || '.tiered_pricing', 'an array', step::text);
+      PERFORM @extschema@._token_usage_bad_argument(path || '.tiered_pricing', 'an array', step::text);
     END IF;
     FOR step IN SELECT t FROM jsonb_array_elements(step) t LOOP
       IF jsonb_typeof(step) <> 'object' THEN
-        PERFORM @extschema@._token_usage_refuse(path || '.tiered_pricing', 'an object', step::text);
+        PERFORM @extschema@._token_usage_bad_argument(path || '.tiered_pricing', 'an object', step::text);
       ELSIF jsonb_typeof(step -> 'range') IS DISTINCT FROM 'array' OR step -> 'range' = '[]' THEN
-        PERFORM @extschema@._token_usage_refuse(path || '.tiered_pricing.range', 'an array',
+        PERFORM @extschema@._token_usage_bad_argument(path || '.tiered_pricing.range', 'an array',
                                                nullif(step -> 'range', 'null')::text);
       END IF;
       SELECT prices || coalesce(jsonb_agg(to_jsonb(p)), '[]') INTO prices
@@ -393,7 +393,7 @@ BEGIN
       END LOOP;
     END IF;
     match := jsonb_build_object('or', match);
-    position := n;
+    rank := n;
     n := n + 1;
     kind := 'model';
     RETURN NEXT;
@@ -418,7 +418,7 @@ BEGIN
   kind := 'provider';
   ai_model := NULL;
   since := NULL;
-  FOR ai_provider, position IN
+  FOR ai_provider, rank IN
     SELECT f, row_number() OVER (ORDER BY f COLLATE "C") - 1 FROM unnest(found) f ORDER BY 2 LOOP
     RETURN NEXT;
   END LOOP;
@@ -432,7 +432,7 @@ DECLARE
   prices text := @extschema@._token_usage_require_beside(ledger, 'token_usage_price');
   providers text := @extschema@._token_usage_require_beside(ledger, 'token_usage_price_provider');
   models text := @extschema@._token_usage_require_beside(ledger, 'token_usage_price_model');
-  columns constant text := 'kind text, ai_provider text, ai_model text, position integer, match jsonb, fallback jsonb,'
+  columns constant text := 'kind text, ai_provider text, ai_model text, rank integer, match jsonb, fallback jsonb,'
     ' since timestamptz, class text, tier bigint, time_from time, time_to time, price numeric';
   source text := 'genai-prices';
   today timestamptz := date_trunc('day', now() AT TIME ZONE 'UTC') AT TIME ZONE 'UTC';
@@ -441,11 +441,11 @@ DECLARE
   result jsonb;
 BEGIN
   IF catalogue IS NULL THEN
-    PERFORM @extschema@._token_usage_refuse('catalogue', 'given', NULL);
+    PERFORM @extschema@._token_usage_bad_argument('catalogue', 'given', NULL);
   ELSIF jsonb_typeof(catalogue) = 'array' THEN
     SELECT coalesce(jsonb_agg(to_jsonb(t)), '[]') INTO things FROM @extschema@._token_usage_read_genai(catalogue) t;
   ELSIF jsonb_typeof(catalogue) <> 'object' THEN
-    PERFORM @extschema@._token_usage_refuse('catalogue', 'a genai-prices or LiteLLM price list', catalogue::text);
+    PERFORM @extschema@._token_usage_bad_argument('catalogue', 'a genai-prices or LiteLLM price list', catalogue::text);
   ELSIF jsonb_typeof(catalogue -> 'providers') = 'array' THEN
     SELECT coalesce(jsonb_agg(to_jsonb(t)), '[]') INTO things
       FROM @extschema@._token_usage_read_genai(catalogue -> 'providers') t;
@@ -458,14 +458,14 @@ BEGIN
       FROM jsonb_to_recordset(things) AS t (kind text, ai_provider text, ai_model text)
      WHERE t.kind IN ('provider', 'model') GROUP BY t.ai_provider, t.ai_model HAVING count(*) > 1 ORDER BY 1
   LOOP
-    PERFORM @extschema@._token_usage_refuse(twice.place, 'given once', 'it twice');
+    PERFORM @extschema@._token_usage_bad_argument(twice.place, 'given once', 'it twice');
   END LOOP;
 
   -- Two imports at once: the second waits for the first; readers wait for neither.
   EXECUTE format('LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE', prices);
   EXECUTE format($query$
     INSERT INTO %s AS p (source, ai_provider, position, match, fallback)
-    SELECT $1, t.ai_provider, t.position, t.match, t.fallback
+    SELECT $1, t.ai_provider, t.rank, t.match, t.fallback
       FROM jsonb_to_recordset($2) AS t (%s) WHERE t.kind = 'provider'
         ON CONFLICT (source, ai_provider) DO UPDATE
        SET position = EXCLUDED.position, match = EXCLUDED.match, fallback = EXCLUDED.fallback
@@ -473,7 +473,7 @@ BEGIN
     $query$, providers, columns) USING source, things;
   EXECUTE format($query$
     INSERT INTO %s AS m (source, ai_provider, ai_model, position, match)
-    SELECT $1, t.ai_provider, t.ai_model, t.position, t.match
+    SELECT $1, t.ai_provider, t.ai_model, t.rank, t.match
       FROM jsonb_to_recordset($2) AS t (%s) WHERE t.kind = 'model'
         ON CONFLICT (source, ai_provider, ai_model) DO UPDATE SET position = EXCLUDED.position, match = EXCLUDED.match
      WHERE (m.position, m.match) IS DISTINCT FROM (EXCLUDED.position, EXCLUDED.match)

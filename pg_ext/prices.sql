@@ -5,11 +5,7 @@
 -- The qualified name of a table beside a ledger; NULL where there is none.
 CREATE OR REPLACE FUNCTION @extschema@._token_usage_beside(ledger oid, table_name text) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
-  SELECT format('%I.%I', n.nspname, c.relname)
-    FROM pg_class l
-    JOIN pg_class c ON c.relnamespace = l.relnamespace AND c.relname = table_name AND c.relkind IN ('r', 'p', 'v', 'f')
-    JOIN pg_namespace n ON n.oid = c.relnamespace
-   WHERE l.oid = ledger
+  SELECT t FROM @extschema@._token_usage_table(ledger, table_name) AS t WHERE to_regclass(t) IS NOT NULL
 $function$;
 
 -- As above; a missing table is the error that names it and its remedy (42P01).
@@ -26,34 +22,15 @@ BEGIN
 END
 $function$;
 
--- The part of token_usage_migrate() that recording needs: the ledger's columns for token classes, and the tables of
--- prices, rates and repricing. Returns the steps. `fresh`: the ledger was created a moment ago, so that its columns
--- are no steps of their own.
-CREATE OR REPLACE FUNCTION @extschema@._token_usage_migrate_recording(ledger oid, fresh boolean) RETURNS jsonb
+-- The part of token_usage_migrate() that recording needs beside the ledger: the tables of prices, rates and
+-- repricing. Returns the steps. They belong to the caller, who may fill them by hand with plain INSERTs.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_migrate_recording(ledger oid) RETURNS jsonb
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
   steps jsonb := '[]';
-  place text;
   item record;
+  target text;
 BEGIN
-  SELECT quote_ident(n.nspname) INTO place
-    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = ledger;
-  FOR item IN
-    SELECT c.name, c.type
-      FROM (VALUES ('cache_read_tokens', 'bigint'), ('cache_write_tokens', 'bigint'),
-                   ('cache_write_1h_tokens', 'bigint'), ('cache_read_audio_tokens', 'bigint'),
-                   ('cache_read_image_tokens', 'bigint'), ('reasoning_tokens', 'bigint'),
-                   ('input_audio_tokens', 'bigint'), ('output_audio_tokens', 'bigint'),
-                   ('input_image_tokens', 'bigint'), ('output_image_tokens', 'bigint'),
-                   ('web_search_requests', 'bigint'), ('cost_source', 'text')) AS c (name, type)
-     WHERE NOT EXISTS (SELECT FROM pg_attribute a
-                        WHERE a.attrelid = ledger AND a.attname = c.name AND NOT a.attisdropped)
-  LOOP
-    EXECUTE format('ALTER TABLE %s ADD COLUMN %I %s', ledger::regclass, item.name, item.type);
-    IF NOT fresh THEN
-      steps := steps || jsonb_build_object('step', 'column token_usage.' || item.name, 'action', 'created');
-    END IF;
-  END LOOP;
   FOR item IN
     SELECT t.name, t.definition, t.indexes, @extschema@._token_usage_beside(ledger, t.name) IS NULL AS missing
       FROM (VALUES
@@ -105,16 +82,17 @@ BEGIN
            new_cost_rub numeric$table$, ARRAY[]::text[])) AS t (name, definition, indexes)
   LOOP
     IF item.missing THEN
-      EXECUTE format('CREATE TABLE %s.%I (%s)', place, item.name, item.definition);
+      target := @extschema@._token_usage_table(ledger, item.name);
+      EXECUTE format('CREATE TABLE %s (%s)', target, item.definition);
       FOR i IN 1 .. cardinality(item.indexes) LOOP
-        EXECUTE format(item.indexes[i], format('%s.%I', place, item.name));
+        EXECUTE format(item.indexes[i], target);
       END LOOP;
       IF item.name <> 'token_usage_reprice_log' THEN
-        EXECUTE format('GRANT SELECT ON %s.%I TO PUBLIC', place, item.name);
+        EXECUTE format('GRANT SELECT ON %s TO PUBLIC', target);
       END IF;
     END IF;
-    steps := steps || jsonb_build_object('step', 'table ' || item.name,
-                                         'action', CASE WHEN item.missing THEN 'created' ELSE 'kept' END);
+    steps := steps || @extschema@._token_usage_step(
+      'table ' || item.name, CASE WHEN item.missing THEN 'created' ELSE 'kept' END);
   END LOOP;
   RETURN steps;
 END
@@ -437,17 +415,17 @@ LANGUAGE plpgsql IMMUTABLE AS $function$
 BEGIN
   IF coalesce((usage ->> 'cache_read_tokens')::numeric, 0) + coalesce((usage ->> 'cache_write_tokens')::numeric, 0)
      > coalesce((usage ->> 'prompt_tokens')::numeric, 0) THEN
-    PERFORM @extschema@._token_usage_refuse(
+    PERFORM @extschema@._token_usage_bad_argument(
       argument || '.cache_read_tokens', 'at most prompt_tokens with cache_write_tokens',
       coalesce(usage ->> 'cache_read_tokens', '0')::numeric::bigint::text);
   ELSIF coalesce((usage ->> 'cache_write_1h_tokens')::numeric, 0)
         > coalesce((usage ->> 'cache_write_tokens')::numeric, 0) THEN
-    PERFORM @extschema@._token_usage_refuse(
+    PERFORM @extschema@._token_usage_bad_argument(
       argument || '.cache_write_1h_tokens', 'at most cache_write_tokens',
       (usage ->> 'cache_write_1h_tokens')::numeric::bigint::text);
   ELSIF coalesce((usage ->> 'reasoning_tokens')::numeric, 0)
         > coalesce((usage ->> 'completion_tokens')::numeric, 0) THEN
-    PERFORM @extschema@._token_usage_refuse(
+    PERFORM @extschema@._token_usage_bad_argument(
       argument || '.reasoning_tokens', 'at most completion_tokens', (usage ->> 'reasoning_tokens')::numeric::bigint::text);
   END IF;
 END
@@ -460,13 +438,13 @@ DECLARE
   key text;
 BEGIN
   IF ai_provider IS NULL THEN
-    PERFORM @extschema@._token_usage_refuse('ai_provider', 'given', NULL);
+    PERFORM @extschema@._token_usage_bad_argument('ai_provider', 'given', NULL);
   ELSIF ai_model IS NULL THEN
-    PERFORM @extschema@._token_usage_refuse('ai_model', 'given', NULL);
+    PERFORM @extschema@._token_usage_bad_argument('ai_model', 'given', NULL);
   ELSIF usage IS NULL THEN
-    PERFORM @extschema@._token_usage_refuse('usage', 'given', NULL);
+    PERFORM @extschema@._token_usage_bad_argument('usage', 'given', NULL);
   ELSIF jsonb_typeof(usage) <> 'object' THEN
-    PERFORM @extschema@._token_usage_refuse('usage', 'an object', usage::text);
+    PERFORM @extschema@._token_usage_bad_argument('usage', 'an object', usage::text);
   END IF;
   FOR key IN SELECT jsonb_object_keys(usage) LOOP
     IF key IN ('prompt_tokens', 'completion_tokens', 'total_tokens', 'cache_read_tokens', 'cache_write_tokens',
@@ -479,7 +457,7 @@ BEGIN
         usage := usage - key;
       END IF;
     ELSIF key NOT IN ('not_tokens', 'provider_cost_usd', 'model', 'unattributed_tokens', 'warnings') THEN
-      PERFORM @extschema@._token_usage_refuse(
+      PERFORM @extschema@._token_usage_bad_argument(
         'usage.' || key, 'one of the keys of token_usage_from_response', (usage -> key)::text);
     END IF;
   END LOOP;
