@@ -9,6 +9,7 @@ MODULE_big = token_usage
 OBJS = \
 	core/arguments.o \
 	core/decimal.o \
+	core/float_text.o \
 	core/measures.o \
 	core/stats_json.o \
 	pg_ext/decimal_sum.o \

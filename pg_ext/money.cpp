@@ -1,10 +1,11 @@
 #include "money.h"
 
-#include <charconv>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <limits>
+
+#include "float_text.h"
 
 #include "guard.h"
 
@@ -89,22 +90,17 @@ Parsed parse_numeric(const char *data, std::size_t size) {
   return {Kind::number, negative ? -out : out};
 }
 
-Parsed parsed(bool finite, const std::optional<Decimal> &value) {
-  if (!finite) {
-    return kNone;
-  }
+Parsed parsed(const std::optional<Decimal> &value) {
   return value ? Parsed{Kind::number, value->units()} : kTooLarge;
 }
 
 Parsed parse_float8(double value) {
-  return parsed(std::isfinite(value), Decimal::from_double(value));
+  return std::isfinite(value) ? parsed(Decimal::from_double(value)) : kNone;
 }
 
 Parsed parse_float4(float value) {
-  char digits[64];
-  const auto end = std::to_chars(digits, digits + sizeof digits, value).ptr;
-  return parsed(std::isfinite(value),
-                Decimal::from_text({digits, static_cast<std::size_t>(end - digits)}));
+  FloatText digits;
+  return std::isfinite(value) ? parsed(Decimal::from_text(shortest_float(value, digits))) : kNone;
 }
 
 }  // namespace
