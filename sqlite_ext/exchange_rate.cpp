@@ -1,4 +1,5 @@
-// Exchange rates (section 6 of the contract): dated rates per currency, in units of it for one US dollar.
+// Exchange rates (section 6 of the contract): dated rates per currency, in units of it for one US
+// dollar.
 #include <algorithm>
 
 #include "arguments.h"
@@ -12,8 +13,8 @@ std::string currency_argument(sqlite3_value *value) {
   for (char &c : code) {
     c = c >= 'a' && c <= 'z' ? static_cast<char>(c - 'a' + 'A') : c;
   }
-  const bool letters = std::all_of(code.begin(), code.end(),
-                                   [](char c) { return c >= 'A' && c <= 'Z'; });
+  const bool letters =
+      std::all_of(code.begin(), code.end(), [](char c) { return c >= 'A' && c <= 'Z'; });
   if (code.size() != 3 || !letters) {
     bad_argument("currency", "a currency code such as RUB", value_shown(value));
   }
@@ -91,9 +92,8 @@ ExchangeRates::ExchangeRates(sqlite3 *db, const std::string &schema, std::string
                                             ? Decimal::from_double(query.real(1))
                                             : Decimal::from_text(query.text(1));
     if (!from || !rate || *rate <= Decimal()) {
-      throw Error(ErrorKind::argument,
-                  "token_usage: token_usage_exchange_rate holds no rate at " +
-                      std::string(query.text(0)));
+      throw Error(ErrorKind::argument, "token_usage: token_usage_exchange_rate holds no rate at " +
+                                           std::string(query.text(0)));
     }
     rates_.emplace_back(*from, *rate);
   }

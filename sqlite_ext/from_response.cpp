@@ -1,4 +1,5 @@
-// token_usage_from_response(ai_provider, response): the counts of a provider's response (section 5 of the contract).
+// token_usage_from_response(ai_provider, response): the counts of a provider's response (section 5
+// of the contract).
 #include "../core/usage.h"
 #include "arguments.h"
 #include "recording.h"

@@ -1,5 +1,5 @@
-// The price book (section 6 of the contract): token_usage_cost, and token_usage_import_prices for the two catalogues
-// that people keep up to date.
+// The price book (section 6 of the contract): token_usage_cost, and token_usage_import_prices for
+// the two catalogues that people keep up to date.
 #include <set>
 
 #include "../core/catalogue.h"
@@ -102,13 +102,13 @@ void bind_text_or_null(Statement &statement, int parameter, const std::string &t
 }
 
 void write_names(sqlite3 *db, const std::string &schema, const Catalogue &catalogue) {
-  Statement provider(
-      db, "INSERT INTO " + qualified(schema, "token_usage_price_provider") +
-              " AS known (source, ai_provider, position, match, fallback)"
-              " VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT (source, ai_provider) DO UPDATE"
-              " SET position = excluded.position, match = excluded.match, fallback ="
-              " excluded.fallback WHERE (known.position, known.match, known.fallback)"
-              " IS NOT (excluded.position, excluded.match, excluded.fallback)");
+  Statement provider(db,
+                     "INSERT INTO " + qualified(schema, "token_usage_price_provider") +
+                         " AS known (source, ai_provider, position, match, fallback)"
+                         " VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT (source, ai_provider) DO UPDATE"
+                         " SET position = excluded.position, match = excluded.match, fallback ="
+                         " excluded.fallback WHERE (known.position, known.match, known.fallback)"
+                         " IS NOT (excluded.position, excluded.match, excluded.fallback)");
   for (const CatalogueProvider &item : catalogue.providers) {
     provider.bind(1, catalogue.source).bind(2, item.ai_provider).bind(3, item.position);
     bind_text_or_null(provider, 4, item.match);
@@ -166,7 +166,8 @@ void import_prices(sqlite3_context *context, int count, sqlite3_value **values) 
     const Micros day = now - now % kMicrosPerDay;
     ImportCounts counts;
     Savepoint savepoint(db);
-    // A write before the first read: a transaction that begins by reading could not go on to write while others do.
+    // A write before the first read: a transaction that begins by reading could not go on to write
+    // while others do.
     Statement(db, "DELETE FROM " + qualified(schema, "token_usage_price") + " WHERE 0").step();
     write_names(db, schema, catalogue);
     {

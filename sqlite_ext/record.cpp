@@ -1,6 +1,7 @@
-// token_usage_record and token_usage_record_batch (section 5 of the contract): one call per LLM response writes one
-// ledger row, priced, and only once per request_id.
+// token_usage_record and token_usage_record_batch (section 5 of the contract): one call per LLM
+// response writes one ledger row, priced, and only once per request_id.
 #include "../core/event.h"
+#include "../core/usage_rules.h"
 #include "arguments.h"
 #include "recording.h"
 
@@ -17,21 +18,27 @@ class Recorder {
         book_(tables_),
         rub_(db, schema, "RUB"),
         now_(now_micros() / kMicrosPerSecond * kMicrosPerSecond),
-        find_(db, "SELECT id, user_id = ?2, agent_id, ai_provider, ai_model, prompt_tokens,"
-                  " completion_tokens, total_tokens, cost_usd, cost_rub FROM " +
-                      ledger_.table + " WHERE request_id = ?1"),
-        insert_(db, insert_sql()),
+        find_(db,
+              "SELECT id, user_id = ?2, agent_id, ai_provider, ai_model, prompt_tokens,"
+              " completion_tokens, total_tokens, cost_usd, cost_rub FROM " +
+                  ledger_.table + " WHERE request_id = ?1"),
+        skips_conflicts_(has_unique_request_id()),
+        id_is_rowid_(has_rowid_key(db, schema)),
+        insert_(db,
+                insert_sql() + (skips_conflicts_ ? " ON CONFLICT (request_id) DO NOTHING" : "")),
         id_of_(db, "SELECT id FROM " + ledger_.table + " WHERE rowid = ?1") {}
 
   // Records one event and returns its JSON result.
   std::string record(const Json &json, const std::string &argument) {
     const Event event = read_event(json, argument);
-    if (event.text(TextColumn::request_id)) {
+    const bool has_request = event.text(TextColumn::request_id).has_value();
+    if (has_request && !skips_conflicts_) {
       if (std::optional<std::string> known = find_same(event, argument)) {
         return *known;
       }
     }
-    return insert(event);
+    std::optional<std::string> created = insert(event);
+    return created ? *created : find_same(event, argument).value();
   }
 
  private:
@@ -43,15 +50,17 @@ class Recorder {
                   "token_usage: no column token_usage.cost_source; run SELECT "
                   "token_usage_migrate()");
     }
-    // A write before the first read: a transaction that begins by reading could not go on to write while others do.
+    // A write before the first read: a transaction that begins by reading could not go on to write
+    // while others do.
     Statement(db, "DELETE FROM " + ledger.table + " WHERE 0").step();
     return ledger;
   }
 
   [[nodiscard]] std::string insert_sql() const {
-    std::string columns = "user_id, agent_id, ai_provider, ai_model, prompt_tokens, "
-                          "completion_tokens, total_tokens, cost_usd, cost_rub, cost_source, "
-                          "execution_time_ms, request_metadata, response_metadata, created_at";
+    std::string columns =
+        "user_id, agent_id, ai_provider, ai_model, prompt_tokens, "
+        "completion_tokens, total_tokens, cost_usd, cost_rub, cost_source, "
+        "execution_time_ms, request_metadata, response_metadata, created_at";
     for (const std::string_view column : text_columns) {
       columns += ", ";
       columns += column;
@@ -62,6 +71,26 @@ class Recorder {
       values += ", ?" + std::to_string(i);
     }
     return "INSERT INTO " + ledger_.table + " (" + columns + ") VALUES (" + values + ")";
+  }
+
+  // Whether id is INTEGER PRIMARY KEY, another name for the rowid.
+  static bool has_rowid_key(sqlite3 *db, const std::string &schema) {
+    const char *type = nullptr;
+    int is_key = 0;
+    return sqlite3_table_column_metadata(db, schema.c_str(), "token_usage", "id", &type, nullptr,
+                                         nullptr, &is_key, nullptr) == SQLITE_OK &&
+           is_key != 0 && type != nullptr && lower_trimmed(type) == "integer";
+  }
+
+  // Whether the ledger holds request_id unique: an adopted one need not. Then the insert itself
+  // tells, and no row has to be looked for first.
+  [[nodiscard]] bool has_unique_request_id() const {
+    try {
+      Statement(db_, insert_sql() + " ON CONFLICT (request_id) DO NOTHING");
+      return true;
+    } catch (const SqliteError &) {
+      return false;
+    }
   }
 
   static void bind_user(Statement &statement, int parameter, const Event &event) {
@@ -124,7 +153,8 @@ class Recorder {
     return out;
   }
 
-  // The result where a row with this request_id says the same; the error where it says something else.
+  // The result where a row with this request_id says the same; the error where it says something
+  // else.
   std::optional<std::string> find_same(const Event &event, const std::string &argument) {
     const std::string &request_id = *event.text(TextColumn::request_id);
     find_.reset();
@@ -161,7 +191,8 @@ class Recorder {
                          stored_cost(find_, 8), stored_cost(find_, 9), {});
   }
 
-  std::string insert(const Event &event) {
+  // The result, or nothing where the ledger has this request_id.
+  std::optional<std::string> insert(const Event &event) {
     const Micros at = event.created_at.value_or(now_);
     StatedCost cost = stated_cost(event);
     std::vector<std::string> warnings = event.usage.warnings;
@@ -204,9 +235,10 @@ class Recorder {
       bind_optional(insert_, parameter++, event.usage[kind]);
     }
     insert_.step();
-    id_of_.reset();
-    id_of_.bind(1, static_cast<std::int64_t>(sqlite3_last_insert_rowid(db_)));
-    const std::string id = id_of_.step() ? json_id(id_of_, 0) : "null";
+    if (sqlite3_changes(db_) == 0) {
+      return std::nullopt;
+    }
+    const std::string id = inserted_id();
     // What a REAL column keeps of the cost, which is what reports will say.
     const auto kept = [](std::optional<Decimal> money) {
       return money ? Decimal::from_double(money->to_double()) : std::nullopt;
@@ -216,6 +248,16 @@ class Recorder {
                          kept(cost.usd), kept(cost.rub), warnings);
   }
 
+  [[nodiscard]] std::string inserted_id() {
+    const auto rowid = static_cast<std::int64_t>(sqlite3_last_insert_rowid(db_));
+    if (id_is_rowid_) {
+      return std::to_string(rowid);
+    }
+    id_of_.reset();
+    id_of_.bind(1, rowid);
+    return id_of_.step() ? json_id(id_of_, 0) : "null";
+  }
+
   sqlite3 *db_;
   Ledger ledger_;
   SqlitePriceTables tables_;
@@ -223,6 +265,8 @@ class Recorder {
   ExchangeRates rub_;
   Micros now_;
   Statement find_;
+  bool skips_conflicts_;
+  bool id_is_rowid_;
   Statement insert_;
   Statement id_of_;
 };

@@ -80,8 +80,8 @@ std::vector<PriceTables::Provider> SqlitePriceTables::providers(const std::strin
                            " WHERE source = ?1 ORDER BY position, ai_provider");
   query.bind(1, source);
   while (query.step()) {
-    out.push_back({std::string(query.text(0)), std::string(query.text(1)),
-                   std::string(query.text(2))});
+    out.push_back(
+        {std::string(query.text(0)), std::string(query.text(1)), std::string(query.text(2))});
   }
   return out;
 }
@@ -144,7 +144,9 @@ std::vector<std::pair<std::string, std::string>> SqlitePriceTables::manual_model
   return out;
 }
 
-Savepoint::Savepoint(sqlite3 *db) : db_(db) { execute(db_, "SAVEPOINT token_usage_call"); }
+Savepoint::Savepoint(sqlite3 *db) : db_(db) {
+  execute(db_, "SAVEPOINT token_usage_call");
+}
 
 Savepoint::~Savepoint() {
   if (open_) {

@@ -1,5 +1,5 @@
-// What the recording functions share on SQLite: the price book and the exchange rates as they stand in the tables of one
-// schema, read for the length of one call.
+// What the recording functions share on SQLite: the price book and the exchange rates as they stand
+// in the tables of one schema, read for the length of one call.
 #pragma once
 
 #include <optional>
@@ -84,8 +84,9 @@ class Savepoint {
 // The columns of class_columns in the ledger, in order, comma-separated: `cache_read_tokens, ...`.
 std::string class_column_list();
 
-// token_usage_from_response, token_usage_cost, token_usage_import_prices, token_usage_set_rate, token_usage_record,
-// token_usage_record_batch, token_usage_reprice and token_usage_reprice_preview.
+// token_usage_from_response, token_usage_cost, token_usage_import_prices, token_usage_set_rate,
+// token_usage_record, token_usage_record_batch, token_usage_reprice and
+// token_usage_reprice_preview.
 int register_from_response(sqlite3 *db);
 int register_prices(sqlite3 *db);
 int register_exchange_rate(sqlite3 *db);

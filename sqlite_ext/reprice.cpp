@@ -1,5 +1,6 @@
-// Repricing (section 6 of the contract): token_usage_reprice_preview and token_usage_reprice. Only rows that the price
-// book priced or left unpriced are touched, and what was changed stays in table token_usage_reprice_log.
+// Repricing (section 6 of the contract): token_usage_reprice_preview and token_usage_reprice. Only
+// rows that the price book priced or left unpriced are touched, and what was changed stays in table
+// token_usage_reprice_log.
 #include <algorithm>
 
 #include "arguments.h"
@@ -37,12 +38,13 @@ std::vector<Repriced> find_repriced(sqlite3 *db, const std::string &schema, sqli
   PriceBook book(tables);
   const ExchangeRates rub(db, schema, "RUB");
   const bool one_user = user != nullptr && sqlite3_value_type(user) != SQLITE_NULL;
-  Statement query(db, "SELECT rowid, id, created_at, ai_provider, ai_model, cost_usd, cost_rub, "
-                      "prompt_tokens, completion_tokens, " +
-                          class_column_list() + " FROM " + ledger.table +
-                          " WHERE (cost_source = 'price_book' OR (cost_source IS NULL AND "
-                          "cost_usd IS NULL))" +
-                          (one_user ? " AND user_id = ?1" : ""));
+  Statement query(db,
+                  "SELECT rowid, id, created_at, ai_provider, ai_model, cost_usd, cost_rub, "
+                  "prompt_tokens, completion_tokens, " +
+                      class_column_list() + " FROM " + ledger.table +
+                      " WHERE (cost_source = 'price_book' OR (cost_source IS NULL AND "
+                      "cost_usd IS NULL))" +
+                      (one_user ? " AND user_id = ?1" : ""));
   if (one_user) {
     query.bind(1, user);
   }
@@ -177,8 +179,9 @@ struct Cursor {
 
 int connect(sqlite3 *db, void *, int, const char *const *, sqlite3_vtab **out, char **) {
   const int code = sqlite3_declare_vtab(
-      db, "CREATE TABLE x(id, old_cost_usd REAL, new_cost_usd REAL, old_cost_rub REAL,"
-          " new_cost_rub REAL, user_id HIDDEN, start_date HIDDEN, end_date HIDDEN, schema HIDDEN)");
+      db,
+      "CREATE TABLE x(id, old_cost_usd REAL, new_cost_usd REAL, old_cost_rub REAL,"
+      " new_cost_rub REAL, user_id HIDDEN, start_date HIDDEN, end_date HIDDEN, schema HIDDEN)");
   if (code != SQLITE_OK) {
     return code;
   }
@@ -295,27 +298,27 @@ int column(sqlite3_vtab_cursor *base, sqlite3_context *context, int number) {
   };
   return guard_column(context, [&] {
     switch (number) {
-    case kId:
-      if (row.id_is_integer) {
-        sqlite3_result_int64(context, static_cast<sqlite3_int64>(*scaled_from_text(row.id, 0)));
-      } else {
-        result_text(context, row.id);
-      }
-      break;
-    case kOldUsd:
-      money(row.old_usd);
-      break;
-    case kNewUsd:
-      money(row.new_usd);
-      break;
-    case kOldRub:
-      money(row.old_rub);
-      break;
-    case kNewRub:
-      money(row.new_rub);
-      break;
-    default:
-      break;
+      case kId:
+        if (row.id_is_integer) {
+          sqlite3_result_int64(context, static_cast<sqlite3_int64>(*scaled_from_text(row.id, 0)));
+        } else {
+          result_text(context, row.id);
+        }
+        break;
+      case kOldUsd:
+        money(row.old_usd);
+        break;
+      case kNewUsd:
+        money(row.new_usd);
+        break;
+      case kOldRub:
+        money(row.old_rub);
+        break;
+      case kNewRub:
+        money(row.new_rub);
+        break;
+      default:
+        break;
     }
   });
 }
