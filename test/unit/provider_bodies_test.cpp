@@ -1,5 +1,5 @@
-// The normaliser against bodies that this repository ships, one or more per provider shape: test/recording/bodies.json,
-// which the SQL suite reads too.
+// The normaliser against bodies that this repository ships, one or more per provider shape:
+// test/recording/bodies.json, which the SQL suite reads too.
 #include <gtest/gtest.h>
 
 #include <fstream>
