@@ -16,6 +16,7 @@ enum class ErrorKind {
   missing_ledger,  // 42P01
   overflow,        // 22003
   adoption,        // 42804
+  conflict,        // 23505
 };
 
 class Error : public std::runtime_error {

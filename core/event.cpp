@@ -2,11 +2,15 @@
 #include "event.h"
 
 #include <algorithm>
+#include <limits>
 
 #include "arguments.h"
 
 namespace token_usage {
 namespace {
+
+constexpr int128 kLowest = std::numeric_limits<std::int64_t>::min();
+constexpr int128 kHighest = std::numeric_limits<std::int64_t>::max();
 
 std::string_view count_key(Count kind) {
   return count_keys[static_cast<std::size_t>(kind)];
@@ -117,6 +121,8 @@ void read_user(const Reader &reader, Event &event) {
   }
   event.user_id_is_number = user->is(Json::Type::number);
   const bool whole = event.user_id_is_number &&
+                     scaled_from_text(user->text, 0) >= kLowest &&
+                     scaled_from_text(user->text, 0) <= kHighest &&
                      user->text.find_first_not_of("-0123456789") == std::string_view::npos;
   const bool text = user->is(Json::Type::string) && !user->text.empty() &&
                     user->text.find('\0') == std::string_view::npos;

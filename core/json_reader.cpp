@@ -108,13 +108,13 @@ class Builder {
     for (std::size_t level = 1; level < open_.size(); ++level) {
       const Json &parent = nodes_[open_[level - 1]];
       if (parent.is(Json::Type::object)) {
-        out += "." + std::string(nodes_[open_[level]].key);
+        out.append(1, '.').append(nodes_[open_[level]].key);
       } else {
         std::size_t index = 0;
         for (std::uint32_t at = open_[level - 1] + 1; at < open_[level]; at += nodes_[at].size) {
           ++index;
         }
-        out += "[" + std::to_string(index) + "]";
+        out.append(1, '[').append(std::to_string(index)).append(1, ']');
       }
     }
     return out;

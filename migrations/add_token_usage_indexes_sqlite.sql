@@ -32,6 +32,18 @@ CREATE TABLE IF NOT EXISTS token_usage (
   request_metadata TEXT,
   response_metadata TEXT,
   created_at TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP,
+  cache_read_tokens INTEGER,
+  cache_write_tokens INTEGER,
+  cache_write_1h_tokens INTEGER,
+  cache_read_audio_tokens INTEGER,
+  cache_read_image_tokens INTEGER,
+  reasoning_tokens INTEGER,
+  input_audio_tokens INTEGER,
+  output_audio_tokens INTEGER,
+  input_image_tokens INTEGER,
+  output_image_tokens INTEGER,
+  web_search_requests INTEGER,
+  cost_source TEXT,
   FOREIGN KEY (user_id) REFERENCES users (id) ON DELETE CASCADE,
   FOREIGN KEY (content_id) REFERENCES content_pieces (id) ON DELETE SET NULL,
   CONSTRAINT check_tokens_positive
@@ -58,6 +70,64 @@ CREATE INDEX IF NOT EXISTS idx_token_usage_created_at
 CREATE TABLE IF NOT EXISTS token_usage_settings (
   name TEXT PRIMARY KEY NOT NULL,
   value TEXT NOT NULL
+);
+
+-- Prices per token class, exact decimals as text. A row holds from valid_from until a newer one of the
+-- same class; no price (NULL) ends the older ones. What is entered by hand has source 'manual'.
+CREATE TABLE IF NOT EXISTS token_usage_price (
+  id INTEGER PRIMARY KEY,
+  source TEXT NOT NULL DEFAULT 'manual',
+  ai_provider TEXT NOT NULL,
+  ai_model TEXT NOT NULL,
+  token_class TEXT NOT NULL,
+  tier_start INTEGER NOT NULL DEFAULT 0,
+  usd_per_million TEXT,
+  valid_from TEXT NOT NULL DEFAULT '0001-01-01 00:00:00',
+  time_from TEXT NOT NULL DEFAULT '00:00:00',
+  time_to TEXT NOT NULL DEFAULT '24:00:00',
+  UNIQUE (source, ai_provider, ai_model, token_class, tier_start, valid_from, time_from, time_to),
+  CONSTRAINT check_token_usage_price_class
+    CHECK (token_class IN ('input', 'output', 'cache_read', 'cache_write', 'cache_write_1h',
+      'cache_read_audio', 'cache_read_image', 'reasoning', 'input_audio', 'output_audio',
+      'input_image', 'output_image', 'web_search', 'request'))
+);
+
+-- How an imported catalogue names its providers and models.
+CREATE TABLE IF NOT EXISTS token_usage_price_provider (
+  source TEXT NOT NULL,
+  ai_provider TEXT NOT NULL,
+  position INTEGER NOT NULL,
+  match TEXT,
+  fallback TEXT,
+  PRIMARY KEY (source, ai_provider)
+);
+
+CREATE TABLE IF NOT EXISTS token_usage_price_model (
+  source TEXT NOT NULL,
+  ai_provider TEXT NOT NULL,
+  ai_model TEXT NOT NULL,
+  position INTEGER NOT NULL,
+  match TEXT NOT NULL,
+  PRIMARY KEY (source, ai_provider, ai_model)
+);
+
+-- Units of a currency for one US dollar, from an instant on; token_usage_set_rate() writes them.
+CREATE TABLE IF NOT EXISTS token_usage_exchange_rate (
+  currency TEXT NOT NULL,
+  rate TEXT NOT NULL,
+  valid_from TEXT NOT NULL,
+  PRIMARY KEY (currency, valid_from)
+);
+
+-- Every cost that token_usage_reprice() changed.
+CREATE TABLE IF NOT EXISTS token_usage_reprice_log (
+  id INTEGER PRIMARY KEY,
+  repriced_at TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP,
+  row_id TEXT NOT NULL,
+  old_cost_usd REAL,
+  new_cost_usd REAL,
+  old_cost_rub REAL,
+  new_cost_rub REAL
 );
 
 COMMIT;

@@ -44,6 +44,8 @@ inline int sqlstate_of(ErrorKind kind) {
       return ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE;
     case ErrorKind::adoption:
       return ERRCODE_DATATYPE_MISMATCH;
+    case ErrorKind::conflict:
+      return ERRCODE_UNIQUE_VIOLATION;
   }
   return ERRCODE_INTERNAL_ERROR;
 }

@@ -25,7 +25,7 @@ struct AddedColumn {
   const char *definition;
 };
 
-constexpr std::array<AddedColumn, 18> kColumns = {{
+constexpr std::array<AddedColumn, 30> kColumns = {{
     {"content_id", "TEXT"},
     {"workflow_id", "TEXT"},
     {"agent_id", "TEXT"},
@@ -44,6 +44,18 @@ constexpr std::array<AddedColumn, 18> kColumns = {{
     {"execution_time_ms", "INTEGER"},
     {"request_metadata", "TEXT"},
     {"response_metadata", "TEXT"},
+    {"cache_read_tokens", "INTEGER"},
+    {"cache_write_tokens", "INTEGER"},
+    {"cache_write_1h_tokens", "INTEGER"},
+    {"cache_read_audio_tokens", "INTEGER"},
+    {"cache_read_image_tokens", "INTEGER"},
+    {"reasoning_tokens", "INTEGER"},
+    {"input_audio_tokens", "INTEGER"},
+    {"output_audio_tokens", "INTEGER"},
+    {"input_image_tokens", "INTEGER"},
+    {"output_image_tokens", "INTEGER"},
+    {"web_search_requests", "INTEGER"},
+    {"cost_source", "TEXT"},
 }};
 
 // SQLite can add neither a key nor a default that is not constant to a table that exists.

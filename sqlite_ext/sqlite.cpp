@@ -61,6 +61,11 @@ Statement &Statement::bind_blob(int parameter, std::string_view bytes) {
   return *this;
 }
 
+Statement &Statement::bind_null(int parameter) {
+  check(sqlite3_bind_null(statement_, parameter));
+  return *this;
+}
+
 bool Statement::step() {
   const int code = sqlite3_step(statement_);
   if (code == SQLITE_ROW) {

@@ -47,6 +47,7 @@ class Statement {
   Statement &bind(int parameter, double value);
   Statement &bind(int parameter, std::string_view text);
   Statement &bind(int parameter, const sqlite3_value *value);
+  Statement &bind_null(int parameter);
   Statement &bind_blob(int parameter, std::string_view bytes);
 
   // True while there is a row.
