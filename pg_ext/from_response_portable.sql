@@ -1,13 +1,15 @@
 -- token_usage_from_response in PL/pgSQL: the interpreter of core/usage_rules.json for servers that take no C++.
--- Section 5 of the contract. core/usage.cpp is its twin; both read the same rules, which are put in here when the
--- install script is assembled, and neither knows a provider's name. jsonb has dropped all but the last of
+-- Section 5 of the contract. core/usage.cpp is its twin; both read the same rules, which pg_ext/assemble.mk puts in
+-- here, and neither knows a provider's name. jsonb has dropped all but the last of
 -- repeated keys before we see them, so unlike the SQLite edition this one cannot refuse them.
 --
 -- It loops over indexes and never runs a query, because a query costs more than all the rest together.
 
 CREATE OR REPLACE FUNCTION @extschema@._token_usage_rules() RETURNS jsonb
 LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $function$
-  SELECT @usage_rules@::jsonb
+  SELECT $rules$
+@usage_rules@
+  $rules$::jsonb
 $function$;
 
 -- A value rounded half-even to `places`, without trailing zeros. round() is half away from zero.
@@ -77,7 +79,7 @@ BEGIN
       PERFORM @extschema@._token_usage_bad_argument(place, 'an object', value::text);
     END IF;
     IF pg_catalog.strpos(step, '[') > 0 THEN
-      condition := pg_catalog.regexp_match(step, '^(.*)\[(.*)=(.*)\]$');
+      condition := pg_catalog.regexp_match(step, '^(.*)[[](.*)=(.*)[]]$');
       step := condition[1];
     END IF;
     value := value -> step;

@@ -8,7 +8,7 @@
 CREATE OR REPLACE FUNCTION @extschema@._token_usage_price_field(
   catalogue text, field text, OUT class text, OUT factor integer)
 LANGUAGE sql IMMUTABLE AS $function$
-  SELECT f.class, f.factor
+  SELECT pg_catalog.max(f.class), pg_catalog.max(f.factor)
     FROM (VALUES
       ('genai-prices', 'input_mtok', 'input', 1), ('genai-prices', 'output_mtok', 'output', 1),
       ('genai-prices', 'cache_read_mtok', 'cache_read', 1), ('genai-prices', 'cache_write_mtok', 'cache_write', 1),
@@ -171,7 +171,7 @@ DECLARE
 BEGIN
   IF jsonb_typeof(prices) <> 'array' THEN
     prices := jsonb_build_array(jsonb_build_object('prices', prices));
-    path := regexp_replace(path, '\.prices$', '');
+    path := "left"(path, -7);
   END IF;
   FOR i IN 0 .. jsonb_array_length(prices) - 1 LOOP
     entry := prices -> i;

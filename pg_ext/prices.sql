@@ -167,7 +167,7 @@ BEGIN
   END IF;
   FOR i IN 1 .. pg_catalog.cardinality(variants) LOOP
     variant := pg_catalog.regexp_replace(
-      variants[i], '(.)(-[0-9]{4}-[0-9]{2}-[0-9]{2}|-[0-9]{8}|@[0-9]{8}|-latest)$', '\1');
+      variants[i], '(.)(-[0-9]{4}-[0-9]{2}-[0-9]{2}|-[0-9]{8}|@[0-9]{8}|-latest)$', E'\\1');
     IF variant <> ALL (variants) THEN
       variants := variants || variant;
     END IF;

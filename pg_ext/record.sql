@@ -143,16 +143,16 @@ BEGIN
                                                           ELSE format('events[%s]', e.ordinality - 1) END) END), '[]')
     INTO rows FROM jsonb_array_elements(events) WITH ORDINALITY e;
 
-  family := (@extschema@._token_usage_column(ledger, 'user_id')).family;
+  family := (SELECT c.family FROM @extschema@._token_usage_columns(ledger) c WHERE c.name = 'user_id');
   IF family <> 'text' THEN
     FOR bad IN
       SELECT r.user_id, r.ordinality - 1 AS n
         FROM ROWS FROM (jsonb_to_recordset(rows) AS (user_id text)) WITH ORDINALITY AS r
-       WHERE CASE family WHEN 'integer' THEN r.user_id !~ '^\s*[+-]?[0-9]{1,18}\s*$' AND NOT (
-                           r.user_id ~ '^\s*[+-]?[0-9]{1,30}\s*$' AND
+       WHERE CASE family WHEN 'integer' THEN r.user_id !~ '^ *[+-]?[0-9]{1,18} *$' AND NOT (
+                           r.user_id ~ '^ *[+-]?[0-9]{1,30} *$' AND
                            r.user_id::numeric BETWEEN -9223372036854775808 AND 9223372036854775807)
              WHEN 'uuid' THEN
-               r.user_id !~* '^(([0-9a-f]{4}-?){7}[0-9a-f]{4}|\{([0-9a-f]{4}-?){7}[0-9a-f]{4}\})$' END
+               r.user_id !~* '^(([0-9a-f]{4}-?){7}[0-9a-f]{4}|[{]([0-9a-f]{4}-?){7}[0-9a-f]{4}[}])$' END
        LIMIT 1
     LOOP
       PERFORM @extschema@._token_usage_bad_argument(
@@ -187,10 +187,11 @@ BEGIN
   -- The ledger's own types: an adopted one may have others than ours, and defaults where an event says nothing.
   FOR col IN
     SELECT a.attname AS name, format('%I.%I', n.nspname, y.typname) AS type, pg_get_expr(d.adbin, d.adrelid) AS default_text,
-           (@extschema@._token_usage_column(ledger, a.attname::text)).family AS family
-      FROM pg_attribute a JOIN pg_type y ON y.oid = a.atttypid JOIN pg_namespace n ON n.oid = y.typnamespace
+           k.family
+      FROM @extschema@._token_usage_columns(ledger) k JOIN pg_attribute a ON a.attrelid = ledger AND a.attname = k.name
+      JOIN pg_type y ON y.oid = a.atttypid JOIN pg_namespace n ON n.oid = y.typnamespace
       LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
-     WHERE a.attrelid = ledger AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
+     WHERE a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
        AND a.attname = ANY (@extschema@._token_usage_event_keys() || '{cost_source}')
      ORDER BY a.attnum
   LOOP
@@ -243,13 +244,13 @@ BEGIN
            pg_catalog.array_agg(i.cost_usd::pg_catalog.text::pg_catalog.numeric),
            pg_catalog.array_agg(i.cost_rub::pg_catalog.text::pg_catalog.numeric)
       FROM inserted i$text$,
-    @extschema@._token_usage_table(ledger), substr(columns, 3), substr(expressions, 3),
-    regexp_replace(@extschema@._token_usage_event_columns(), '(\w+) (\w+)', '\1 pg_catalog.\2', 'g'),
-    regexp_replace(@extschema@._token_usage_event_columns(), '(\w+) (\w+)', '\1', 'g'),
+    @extschema@._token_usage_table(ledger, 'token_usage'::text), substr(columns, 3), substr(expressions, 3),
+    regexp_replace(@extschema@._token_usage_event_columns(), ' (text|numeric|jsonb|timestamptz)', E' pg_catalog.\\1', 'g'),
+    regexp_replace(@extschema@._token_usage_event_columns(), ' (text|numeric|jsonb|timestamptz)', '', 'g'),
     CASE WHEN unique_key THEN '' ELSE format(
       ' AND (r.request_id IS NULL OR NOT EXISTS'
       ' (SELECT FROM %s o WHERE o.request_id OPERATOR(pg_catalog.=) r.request_id::pg_catalog.%s))',
-      @extschema@._token_usage_table(ledger), key_type) END,
+      @extschema@._token_usage_table(ledger, 'token_usage'::text), key_type) END,
     CASE WHEN unique_key THEN 'ON CONFLICT (request_id) DO NOTHING' ELSE '' END);
   find_text := format($text$
     SELECT pg_catalog.jsonb_object_agg(f.request_id, pg_catalog.to_jsonb(f.*)) FROM (
@@ -262,7 +263,7 @@ BEGIN
              t.cost_usd::pg_catalog.text::pg_catalog.numeric AS cost_usd,
              t.cost_rub::pg_catalog.text::pg_catalog.numeric AS cost_rub
         FROM %s t WHERE t.request_id OPERATOR(pg_catalog.=) ANY ($1::pg_catalog.%s[])
-       ORDER BY t.request_id, t.id) f$text$, @extschema@._token_usage_table(ledger), key_type);
+       ORDER BY t.request_id, t.id) f$text$, @extschema@._token_usage_table(ledger, 'token_usage'::text), key_type);
 END
 $function$;
 
@@ -305,7 +306,8 @@ CREATE OR REPLACE FUNCTION @extschema@._token_usage_record_results(
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
 #variable_conflict use_variable
 DECLARE
-  number boolean := (@extschema@._token_usage_column(ledger, 'id')).family = 'integer';
+  number boolean := (SELECT c.family = 'integer' FROM @extschema@._token_usage_columns(ledger) c WHERE c.name = 'id');
+  user_family text := (SELECT c.family FROM @extschema@._token_usage_columns(ledger) c WHERE c.name = 'user_id');
   different record;
   results jsonb;
 BEGIN
@@ -317,7 +319,7 @@ BEGIN
                completion_tokens numeric, request_id text)) WITH ORDINALITY AS r
        CROSS JOIN LATERAL (SELECT present -> r.request_id AS row) f
        CROSS JOIN LATERAL (SELECT CASE
-         WHEN f.row ->> 'user_id' IS DISTINCT FROM CASE (@extschema@._token_usage_column(ledger, 'user_id')).family
+         WHEN f.row ->> 'user_id' IS DISTINCT FROM CASE user_family
                 WHEN 'integer' THEN r.user_id::bigint::text WHEN 'uuid' THEN r.user_id::uuid::text ELSE r.user_id END
            THEN 'user_id'
          WHEN f.row ->> 'agent_id' IS DISTINCT FROM r.agent_id THEN 'agent_id'
