@@ -5,7 +5,7 @@
 CREATE OR REPLACE FUNCTION @extschema@._token_usage_decimal_sum_step(state numeric[], value numeric, direction numeric)
 RETURNS numeric[] LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $function$
   SELECT CASE WHEN value IS NULL THEN state
-    ELSE ARRAY[state[1] OPERATOR(pg_catalog.+) direction OPERATOR(pg_catalog.*) value,
+    ELSE ARRAY[state[1] OPERATOR(pg_catalog.+) (direction OPERATOR(pg_catalog.*) value),
                state[2] OPERATOR(pg_catalog.+) direction] END
 $function$;
 

@@ -10,15 +10,15 @@ RETURNS numeric[] LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $function$
 BEGIN
   RETURN ARRAY[
     state[1] OPERATOR(pg_catalog.+) direction,
-    state[2] OPERATOR(pg_catalog.+) direction OPERATOR(pg_catalog.*) coalesce(prompt::pg_catalog.numeric, 0.0),
-    state[3] OPERATOR(pg_catalog.+) direction OPERATOR(pg_catalog.*) coalesce(completion::pg_catalog.numeric, 0.0),
+    state[2] OPERATOR(pg_catalog.+) (direction OPERATOR(pg_catalog.*) coalesce(prompt::pg_catalog.numeric, 0.0)),
+    state[3] OPERATOR(pg_catalog.+) (direction OPERATOR(pg_catalog.*) coalesce(completion::pg_catalog.numeric, 0.0)),
     -- A total that is not there is the sum of its parts.
-    state[4] OPERATOR(pg_catalog.+) direction OPERATOR(pg_catalog.*) coalesce(total::pg_catalog.numeric,
-      coalesce(prompt::pg_catalog.numeric, 0.0) OPERATOR(pg_catalog.+) coalesce(completion::pg_catalog.numeric, 0.0)),
-    state[5] OPERATOR(pg_catalog.+) direction OPERATOR(pg_catalog.*) coalesce(usd, 0.0),
-    state[6] OPERATOR(pg_catalog.+) direction OPERATOR(pg_catalog.*) coalesce(rub, 0.0),
+    state[4] OPERATOR(pg_catalog.+) (direction OPERATOR(pg_catalog.*) coalesce(total::pg_catalog.numeric,
+      coalesce(prompt::pg_catalog.numeric, 0.0) OPERATOR(pg_catalog.+) coalesce(completion::pg_catalog.numeric, 0.0))),
+    state[5] OPERATOR(pg_catalog.+) (direction OPERATOR(pg_catalog.*) coalesce(usd, 0.0)),
+    state[6] OPERATOR(pg_catalog.+) (direction OPERATOR(pg_catalog.*) coalesce(rub, 0.0)),
     state[7] OPERATOR(pg_catalog.+) CASE WHEN usd IS NULL THEN direction ELSE 0.0 END,
-    state[8] OPERATOR(pg_catalog.+) direction OPERATOR(pg_catalog.*) coalesce(ms, 0.0),
+    state[8] OPERATOR(pg_catalog.+) (direction OPERATOR(pg_catalog.*) coalesce(ms, 0.0)),
     state[9] OPERATOR(pg_catalog.+) CASE WHEN ms IS NULL THEN 0.0 ELSE direction END];
 END
 $function$;
