@@ -9,12 +9,21 @@ MODULE_big = token_usage
 OBJS = \
 	core/arguments.o \
 	core/decimal.o \
+	core/event.o \
 	core/float_text.o \
+	core/json_reader.o \
 	core/measures.o \
+	core/price.o \
 	core/stats_json.o \
+	core/timestamp.o \
+	core/usage.o \
+	core/usage_rules.o \
 	pg_ext/decimal_sum.o \
+	pg_ext/from_response.o \
 	pg_ext/library.o \
 	pg_ext/money.o \
+	pg_ext/prices.o \
+	pg_ext/record.o \
 	pg_ext/stats.o \
 	pg_ext/sums.o \
 	pg_ext/zone.o
@@ -41,6 +50,12 @@ ifneq (,$(findstring clang,$(CXX)))
 # The server's own flags may be another compiler's.
 override CXXFLAGS += -Wno-unknown-warning-option
 endif
+
+# The extraction rules stand once, as JSON; the library holds their text.
+core/usage_rules.inc: core/usage_rules.json
+	(printf 'R"json('; cat $<; printf ')json"\n') > $@
+core/usage_rules.o core/usage_rules.bc: core/usage_rules.inc
+EXTRA_CLEAN += core/usage_rules.inc
 
 # PGXS tracks no headers.
 $(OBJS) $(OBJS:.o=.bc): $(wildcard core/*.h pg_ext/*.h)
