@@ -155,3 +155,59 @@ BEGIN
   RETURN e;
 END
 $function$;
+
+-- Reads all events, in order: the one that is `events` itself where `batch` is false. counts as in prices_portable.sql;
+-- stated_usd: what the event or else the provider says; ask_book: the price book is to say it.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_read_events(events jsonb, batch boolean)
+RETURNS TABLE (place integer, argument text, user_id text, agent_id text, ai_provider text, ai_model text,
+  counts bigint[], content_id text, workflow_id text, request_id text, endpoint text, platform text, content_type text,
+  task_type text, execution_time_ms bigint, request_metadata jsonb, response_metadata jsonb, created_at timestamptz,
+  stated_usd numeric, stated_rub numeric, cost_source text, ask_book boolean, warnings text[])
+LANGUAGE plpgsql STABLE ROWS 1000 SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' AS $function$
+#variable_conflict use_column
+DECLARE
+  read jsonb;
+BEGIN
+  IF NOT batch THEN
+    events := jsonb_build_array(events);
+  ELSIF jsonb_typeof(events) <> 'array' THEN
+    PERFORM @extschema@._token_usage_bad_argument('events'::text, 'an array'::text, events::text);
+  END IF;
+  read := (SELECT coalesce(jsonb_agg(
+             CASE WHEN @extschema@._token_usage_event_is_plain(e.value) THEN e.value
+                  ELSE @extschema@._token_usage_read_event(
+                         e.value, CASE WHEN batch THEN format('events[%s]', e.ordinality - 1) ELSE 'event' END) END), '[]')
+             FROM jsonb_array_elements(events) WITH ORDINALITY e);
+  RETURN QUERY
+    SELECT (r.n - 1)::integer, CASE WHEN batch THEN format('events[%s]', r.n - 1) ELSE 'event' END, r.user_id, r.agent_id,
+           r.ai_provider, r.ai_model,
+           ARRAY[r.prompt_tokens::bigint, r.completion_tokens::bigint, (r.prompt_tokens + r.completion_tokens)::bigint,
+                 r.cache_read_tokens::bigint, r.cache_write_tokens::bigint, NULL, r.cache_write_1h_tokens::bigint,
+                 r.cache_read_audio_tokens::bigint, r.cache_read_image_tokens::bigint, r.reasoning_tokens::bigint,
+                 r.input_audio_tokens::bigint, r.output_audio_tokens::bigint, r.input_image_tokens::bigint,
+                 r.output_image_tokens::bigint, NULL, r.web_search_requests::bigint],
+           r.content_id, r.workflow_id, r.request_id, r.endpoint, r.platform, r.content_type, r.task_type,
+           r.execution_time_ms::bigint, r.request_metadata, r.response_metadata, r.created_at,
+           coalesce(r.cost_usd, @extschema@._token_usage_half_even(r.provider_cost_usd, 12)), r.cost_rub,
+           CASE WHEN r.cost_usd IS NOT NULL OR r.cost_rub IS NOT NULL THEN 'event'
+                WHEN r.provider_cost_usd IS NOT NULL THEN 'provider' WHEN r.not_tokens THEN 'other' END,
+           r.cost_usd IS NULL AND r.provider_cost_usd IS NULL AND r.not_tokens IS NOT TRUE,
+           CASE WHEN r.warnings IS NULL THEN '{}' ELSE ARRAY(SELECT jsonb_array_elements_text(r.warnings)) END
+      FROM ROWS FROM (jsonb_to_recordset(read) AS (
+             user_id text, agent_id text, ai_provider text, ai_model text, prompt_tokens numeric,
+             completion_tokens numeric, cache_read_tokens numeric, cache_write_tokens numeric,
+             cache_write_1h_tokens numeric, cache_read_audio_tokens numeric, cache_read_image_tokens numeric,
+             reasoning_tokens numeric, input_audio_tokens numeric, output_audio_tokens numeric,
+             input_image_tokens numeric, output_image_tokens numeric, web_search_requests numeric, content_id text,
+             workflow_id text, request_id text, endpoint text, platform text, content_type text, task_type text,
+             execution_time_ms numeric, request_metadata jsonb, response_metadata jsonb, created_at timestamptz,
+             cost_usd numeric, cost_rub numeric, provider_cost_usd numeric, not_tokens boolean, warnings jsonb))
+           WITH ORDINALITY AS r (user_id, agent_id, ai_provider, ai_model, prompt_tokens, completion_tokens,
+             cache_read_tokens, cache_write_tokens, cache_write_1h_tokens, cache_read_audio_tokens,
+             cache_read_image_tokens, reasoning_tokens, input_audio_tokens, output_audio_tokens, input_image_tokens,
+             output_image_tokens, web_search_requests, content_id, workflow_id, request_id, endpoint, platform,
+             content_type, task_type, execution_time_ms, request_metadata, response_metadata, created_at, cost_usd,
+             cost_rub, provider_cost_usd, not_tokens, warnings, n)
+     ORDER BY r.n;
+END
+$function$;

@@ -12,33 +12,6 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $function$
   $rules$::jsonb
 $function$;
 
--- A value rounded half-even to `places`, without trailing zeros. round() is half away from zero.
-CREATE OR REPLACE FUNCTION @extschema@._token_usage_half_even(value numeric, places integer) RETURNS numeric
-LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $function$
-  SELECT pg_catalog.trim_scale(CASE
-    WHEN pg_catalog.scale(value) <= places THEN value
-    WHEN pg_catalog.abs(value - pg_catalog.trunc(value, places)) = ('5e-' || places + 1)::numeric
-         AND pg_catalog.trunc(value, places) % ('2e-' || places)::numeric = 0
-      THEN pg_catalog.trunc(value, places)
-    ELSE pg_catalog.round(value, places) END)
-$function$;
-
--- The count in a JSON number: whole, from 0 to 2^63-1 (12.0 is 12); another value is an error that names `path`.
-CREATE OR REPLACE FUNCTION @extschema@._token_usage_count(value jsonb, path text) RETURNS bigint
-LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $function$
-DECLARE
-  number numeric;
-BEGIN
-  IF pg_catalog.jsonb_typeof(value) = 'number' THEN
-    number := value::numeric;
-    IF number >= 0 AND number <= 9223372036854775807 AND number = pg_catalog.trunc(number) THEN
-      RETURN number;
-    END IF;
-  END IF;
-  PERFORM @extschema@._token_usage_bad_argument(path, 'a whole number from 0 to 9223372036854775807', value::text);
-END
-$function$;
-
 CREATE OR REPLACE FUNCTION @extschema@._token_usage_sum_refused(name text) RETURNS void
 LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $function$
   SELECT @extschema@._token_usage_bad_argument(name, 'counts whose sum is at most 9223372036854775807', 'more')
@@ -517,26 +490,4 @@ BEGIN
   END IF;
   usage := usage || pg_catalog.jsonb_build_object('warnings', warnings);
 END
-$function$;
-
--- token_usage_from_response(ai_provider, response): the normalised usage object of a provider's response, of its
--- bare usage object or of the events of a stream (an array). Errors: 22023, naming the path of a bad count.
-CREATE OR REPLACE FUNCTION @extschema@._token_usage_from_response(ai_provider text, response jsonb) RETURNS jsonb
-LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $function$
-DECLARE
-  result record;
-BEGIN
-  IF ai_provider IS NULL THEN
-    PERFORM @extschema@._token_usage_bad_argument('ai_provider', 'given', NULL);
-  ELSIF response IS NULL THEN
-    PERFORM @extschema@._token_usage_bad_argument('response', 'given', NULL);
-  END IF;
-  result := @extschema@._token_usage_normalise(ai_provider, response, 'response');
-  RETURN result.usage;
-END
-$function$;
-
-CREATE OR REPLACE FUNCTION @extschema@.token_usage_from_response(ai_provider text, response jsonb) RETURNS jsonb
-LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $function$
-  SELECT @extschema@._token_usage_from_response(ai_provider, response)
 $function$;

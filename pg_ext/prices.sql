@@ -284,129 +284,40 @@ BEGIN
 END
 $function$;
 
--- The prices of each model found that are in force at an instant, for a request of so many prompt tokens, as one
--- JSON object of price by class for each, in order. A context tier that is crossed prices the whole request; a
--- price for this time of day goes before one for the whole day.
-CREATE OR REPLACE FUNCTION @extschema@._token_usage_prices_in_force(rows jsonb, at timestamptz, prompt bigint)
-RETURNS jsonb[]
+-- The prices of the first model found, where they hold for most requests: from an instant on, for prompts up to a
+-- context tier, at all hours, with input and output both priced. NULL where the hour counts. What they cannot price is left
+-- to _token_usage_cost_of().
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_usual_prices(
+  rows jsonb, OUT since timestamptz, OUT prompt_to bigint, OUT input numeric, OUT output numeric, OUT request numeric)
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
-  WITH newest AS (
-    SELECT DISTINCT ON (r.hit, r.class, r.tier, r."from", r."to")
-           r.hit, r.class, r.tier, r.price, r.since, r."from", r."to", r.id,
-           r."from" <> '00:00' OR r."to" <> '24:00' AS windowed
-      FROM jsonb_to_recordset(rows) AS r (hit integer, class text, tier bigint, price numeric, since timestamptz,
-                                          "from" time, "to" time, id bigint)
-     WHERE r.since <= at
-       AND CASE WHEN r."from" <= r."to"
-                THEN (at AT TIME ZONE 'UTC')::time >= r."from" AND (at AT TIME ZONE 'UTC')::time < r."to"
-                ELSE (at AT TIME ZONE 'UTC')::time >= r."from" OR (at AT TIME ZONE 'UTC')::time < r."to" END
-     ORDER BY r.hit, r.class, r.tier, r."from", r."to", r.since DESC, r.id DESC),
-  -- Of the windows that hold, the newest; none of them: the whole day.
-  window_of AS (
-    SELECT DISTINCT ON (hit, class) hit, class, "from", "to"
-      FROM newest WHERE price IS NOT NULL ORDER BY hit, class, windowed DESC, since DESC, id DESC),
-  chosen AS (
-    SELECT DISTINCT ON (n.hit, n.class) n.hit, n.class, n.price
-      FROM newest n JOIN window_of w USING (hit, class, "from", "to")
-     WHERE n.price IS NOT NULL AND (n.tier = 0 OR prompt > n.tier)
-     ORDER BY n.hit, n.class, n.tier DESC)
-  SELECT coalesce(array_agg(s.prices ORDER BY s.hit), '{}')
-    FROM (SELECT hit, jsonb_object_agg(class, price) AS prices FROM chosen GROUP BY hit) s
+  SELECT max(r.since), coalesce(min(r.tier) FILTER (WHERE r.tier > 0), 9223372036854775807),
+         min(r.price) FILTER (WHERE r.newest AND r.class = 'input'),
+         min(r.price) FILTER (WHERE r.newest AND r.class = 'output'),
+         coalesce(min(r.price) FILTER (WHERE r.newest AND r.class = 'request'), 0)
+    FROM (SELECT p.*, row_number() OVER (PARTITION BY p.class, p.tier ORDER BY p.since DESC, p.id DESC) = 1
+                      AND p.tier = 0 AS newest
+            FROM jsonb_to_recordset(rows) AS p (hit integer, class text, tier bigint, price numeric, since timestamptz,
+                                                "from" time, "to" time, id bigint)
+           WHERE p.hit = 1) r
+   GROUP BY r.hit
+  HAVING bool_and(r."from" = '00:00' AND r."to" = '24:00')
+     AND bool_or(r.newest AND r.class = 'input' AND r.price IS NOT NULL)
+     AND bool_or(r.newest AND r.class = 'output' AND r.price IS NOT NULL)
+   UNION ALL
+  SELECT NULL, NULL, NULL, NULL, NULL
+   LIMIT 1
 $function$;
 
--- What a usage costs by one set of prices, in USD at full length; NULL where the set does not price it. Kinds
--- (cached, written to cache) and modalities (audio, image) are two axes; a token on both is counted once, as cached.
-CREATE OR REPLACE FUNCTION @extschema@._token_usage_cost_by(prices jsonb, usage jsonb) RETURNS numeric
-LANGUAGE plpgsql IMMUTABLE AS $function$
-DECLARE
-  n numeric := coalesce((usage -> 'prompt_tokens')::numeric, 0);
-  c numeric := coalesce((usage -> 'completion_tokens')::numeric, 0);
-  r numeric := CASE WHEN prices ? 'cache_read' THEN coalesce((usage ->> 'cache_read_tokens')::numeric, 0) ELSE 0 END;
-  w1 numeric := CASE WHEN prices ? 'cache_write_1h'
-                     THEN coalesce((usage ->> 'cache_write_1h_tokens')::numeric, 0) ELSE 0 END;
-  w numeric := CASE WHEN prices ? 'cache_write' THEN coalesce((usage ->> 'cache_write_tokens')::numeric, 0) ELSE w1 END;
-  a numeric := CASE WHEN prices ? 'input_audio' THEN least(coalesce((usage ->> 'input_audio_tokens')::numeric, 0), n)
-                    ELSE 0 END;
-  i numeric := CASE WHEN prices ? 'input_image'
-                    THEN least(coalesce((usage ->> 'input_image_tokens')::numeric, 0), n - a) ELSE 0 END;
-  ao numeric := CASE WHEN prices ? 'output_audio'
-                     THEN least(coalesce((usage ->> 'output_audio_tokens')::numeric, 0), c) ELSE 0 END;
-  io numeric := CASE WHEN prices ? 'output_image'
-                     THEN least(coalesce((usage ->> 'output_image_tokens')::numeric, 0), c - ao) ELSE 0 END;
-  q numeric := CASE WHEN prices ? 'reasoning'
-                    THEN least(coalesce((usage ->> 'reasoning_tokens')::numeric, 0), c - ao - io) ELSE 0 END;
-  ra numeric := 0;
-  ri numeric := 0;
-  e numeric;
-  x numeric;
-  total numeric;
-BEGIN
-  IF NOT (prices ?| '{input,output,request}'::text[]) OR (n > 0 AND NOT prices ? 'input')
-     OR (c > 0 AND NOT prices ? 'output') OR usage -> 'not_tokens' = 'true' THEN
-    RETURN NULL;
-  END IF;
-  w1 := least(w1, w);
-  IF r > 0 AND a > 0 THEN
-    ra := least(coalesce((usage ->> 'cache_read_audio_tokens')::numeric, 0), r, a);
-  END IF;
-  IF r > 0 AND i > 0 THEN
-    ri := least(coalesce((usage ->> 'cache_read_image_tokens')::numeric, 0), r - ra, i);
-  END IF;
-  -- What lies on both axes without being reported shows as more parts than there are tokens.
-  e := r + w + a + i - ra - ri - n;
-  IF e > 0 THEN
-    x := least(e, a - ra, r - ra - ri);
-    ra := ra + x;
-    e := e - x;
-    x := least(e, i - ri, r - ra - ri);
-    ri := ri + x;
-    e := e - x;
-    x := least(e, a - ra);
-    a := a - x;
-    e := e - x;
-    x := least(e, i - ri);
-    i := i - x;
-    e := e - x;
-  END IF;
-  total := greatest(-e, 0) * coalesce((prices -> 'input')::numeric, 0)
-    + (c - q - ao - io) * coalesce((prices -> 'output')::numeric, 0)
-    + coalesce((usage ->> 'web_search_requests')::numeric, 0) * coalesce((prices -> 'web_search')::numeric, 0)
-    + coalesce((prices -> 'request')::numeric, 0);
-  IF r + w + a + i > 0 THEN
-    total := total + (r - ra - ri) * coalesce((prices -> 'cache_read')::numeric, 0)
-      + ra * coalesce((prices -> 'cache_read_audio')::numeric, (prices -> 'cache_read')::numeric, 0)
-      + ri * coalesce((prices -> 'cache_read_image')::numeric, (prices -> 'cache_read')::numeric, 0)
-      + (w - w1) * coalesce((prices -> 'cache_write')::numeric, 0)
-      + w1 * coalesce((prices -> 'cache_write_1h')::numeric, 0)
-      + (a - ra) * coalesce((prices -> 'input_audio')::numeric, 0)
-      + (i - ri) * coalesce((prices -> 'input_image')::numeric, 0);
-  END IF;
-  IF q + ao + io > 0 THEN
-    total := total + q * coalesce((prices -> 'reasoning')::numeric, 0)
-      + ao * coalesce((prices -> 'output_audio')::numeric, 0) + io * coalesce((prices -> 'output_image')::numeric, 0);
-  END IF;
-  IF total > 1e20 THEN
-    RAISE EXCEPTION USING ERRCODE = 'numeric_value_out_of_range',
-      MESSAGE = 'token_usage: the cost is past 100000000000000';
-  END IF;
-  RETURN total * 0.000001;
-END
-$function$;
-
--- The cost by the first of several sets of prices that prices the usage, rounded to money.
-CREATE OR REPLACE FUNCTION @extschema@._token_usage_cost_in_order(sets jsonb[], usage jsonb) RETURNS numeric
-LANGUAGE plpgsql IMMUTABLE AS $function$
-DECLARE
-  cost numeric;
-BEGIN
-  FOR i IN 1 .. pg_catalog.cardinality(sets) LOOP
-    cost := @extschema@._token_usage_cost_by(sets[i], usage);
-    IF cost IS NOT NULL THEN
-      RETURN @extschema@._token_usage_half_even(cost, 12);
-    END IF;
-  END LOOP;
-  RETURN NULL;
-END
+-- The cost of a request e (its counts and instant) by a model's rows and usual prices p, as an expression.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_cost_expression() RETURNS text
+LANGUAGE sql IMMUTABLE AS $function$
+  SELECT 'CASE WHEN e.at >= p.since AND e.counts[1] <= p.prompt_to AND e.counts[1] < 1000000000000000'
+         '      AND e.counts[2] < 1000000000000000'
+         '      AND coalesce(e.counts[4], e.counts[5], e.counts[7], e.counts[10], e.counts[11], e.counts[12],'
+         '                   e.counts[13], e.counts[14], e.counts[16]) IS NULL'
+         '     THEN @extschema@._token_usage_half_even('
+         '            (e.counts[1] * p.input + e.counts[2] * p.output + p.request) * 0.000001, 12)'
+         '     WHEN p.rows <> ''[]'' THEN @extschema@._token_usage_cost_of(p.rows, e.counts, e.at) END'
 $function$;
 
 -- Classes that contradict each other are an error that names the key under `argument`.
@@ -435,6 +346,10 @@ CREATE OR REPLACE FUNCTION @extschema@._token_usage_cost(
   path name[], ai_provider text, ai_model text, usage jsonb, at timestamptz) RETURNS numeric
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
+  keys constant text[] := '{prompt_tokens,completion_tokens,total_tokens,cache_read_tokens,cache_write_tokens,'
+    'cache_write_5m_tokens,cache_write_1h_tokens,cache_read_audio_tokens,cache_read_image_tokens,reasoning_tokens,'
+    'input_audio_tokens,output_audio_tokens,input_image_tokens,output_image_tokens,tool_use_prompt_tokens,'
+    'web_search_requests}';
   key text;
 BEGIN
   IF ai_provider IS NULL THEN
@@ -447,10 +362,7 @@ BEGIN
     PERFORM @extschema@._token_usage_bad_argument('usage', 'an object', usage::text);
   END IF;
   FOR key IN SELECT jsonb_object_keys(usage) LOOP
-    IF key IN ('prompt_tokens', 'completion_tokens', 'total_tokens', 'cache_read_tokens', 'cache_write_tokens',
-               'cache_write_5m_tokens', 'cache_write_1h_tokens', 'cache_read_audio_tokens', 'cache_read_image_tokens',
-               'reasoning_tokens', 'input_audio_tokens', 'output_audio_tokens', 'input_image_tokens',
-               'output_image_tokens', 'tool_use_prompt_tokens', 'web_search_requests') THEN
+    IF key = ANY (keys) THEN
       IF usage -> key <> 'null' THEN
         PERFORM @extschema@._token_usage_count(usage -> key, 'usage.' || key);
       ELSE
@@ -462,10 +374,14 @@ BEGIN
     END IF;
   END LOOP;
   PERFORM @extschema@._token_usage_check_usage(usage, 'usage');
-  RETURN @extschema@._token_usage_cost_in_order(
-    @extschema@._token_usage_prices_in_force(
-      @extschema@._token_usage_price_rows(@extschema@._token_usage_ledger(path), ai_provider, ai_model),
-      coalesce(at, now()), (coalesce(usage -> 'prompt_tokens', '0'))::bigint), usage);
+  IF usage -> 'not_tokens' = 'true' THEN
+    RETURN NULL;
+  END IF;
+  RETURN @extschema@._token_usage_cost_of(
+    @extschema@._token_usage_price_rows(@extschema@._token_usage_ledger(path), ai_provider, ai_model),
+    ARRAY(SELECT CASE WHEN k.n <= 2 THEN coalesce((usage -> k.key)::bigint, 0) ELSE (usage -> k.key)::bigint END
+            FROM unnest(keys) WITH ORDINALITY AS k (key, n) ORDER BY k.n),
+    coalesce(at, now()));
 END
 $function$;
 

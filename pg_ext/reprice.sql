@@ -2,6 +2,41 @@
 -- the contract. A cost that the application or the provider stated is never touched, and each change is kept in
 -- token_usage_reprice_log.
 
+-- What the price book says of requests: {"ai_provider", "ai_model", "created_at", counts by column}, in order.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_book_costs(ledger oid, requests jsonb) RETURNS numeric[]
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+  costs numeric[];
+BEGIN
+  EXECUTE format($query$
+    WITH request AS MATERIALIZED (
+      SELECT r.ai_provider, r.ai_model, r.created_at AS at, r.n,
+             ARRAY[r.prompt_tokens, r.completion_tokens, NULL, r.cache_read_tokens, r.cache_write_tokens, NULL,
+                   r.cache_write_1h_tokens, r.cache_read_audio_tokens, r.cache_read_image_tokens, r.reasoning_tokens,
+                   r.input_audio_tokens, r.output_audio_tokens, r.input_image_tokens, r.output_image_tokens, NULL,
+                   r.web_search_requests] AS counts
+        FROM ROWS FROM (jsonb_to_recordset($2) AS (
+               ai_provider text, ai_model text, created_at timestamptz, prompt_tokens bigint, completion_tokens bigint,
+               cache_read_tokens bigint, cache_write_tokens bigint, cache_write_1h_tokens bigint,
+               cache_read_audio_tokens bigint, cache_read_image_tokens bigint, reasoning_tokens bigint,
+               input_audio_tokens bigint, output_audio_tokens bigint, input_image_tokens bigint,
+               output_image_tokens bigint, web_search_requests bigint)) WITH ORDINALITY AS r (
+               ai_provider, ai_model, created_at, prompt_tokens, completion_tokens, cache_read_tokens, cache_write_tokens,
+               cache_write_1h_tokens, cache_read_audio_tokens, cache_read_image_tokens, reasoning_tokens,
+               input_audio_tokens, output_audio_tokens, input_image_tokens, output_image_tokens, web_search_requests, n)),
+    book AS MATERIALIZED (
+      SELECT d.ai_provider, d.ai_model, r.rows, u.*
+        FROM (SELECT DISTINCT ai_provider, ai_model FROM request) d
+       CROSS JOIN LATERAL (
+         SELECT @extschema@._token_usage_price_rows($1, d.ai_provider, d.ai_model) AS rows OFFSET 0) r
+       CROSS JOIN LATERAL @extschema@._token_usage_usual_prices(r.rows) u)
+    SELECT array_agg(%s ORDER BY e.n)
+      FROM request e LEFT JOIN book p ON p.ai_provider = e.ai_provider AND p.ai_model = e.ai_model$query$,
+    @extschema@._token_usage_cost_expression()) INTO costs USING ledger, requests;
+  RETURN costs;
+END
+$function$;
+
 CREATE OR REPLACE FUNCTION @extschema@._token_usage_has_source(ledger oid) RETURNS boolean
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
   SELECT EXISTS (SELECT FROM @extschema@._token_usage_columns(ledger) c WHERE c.name = 'cost_source')
@@ -62,7 +97,6 @@ BEGIN
     USING user_id, NULL::text, start_date, end_date
   LOOP
     costs := @extschema@._token_usage_book_costs(ledger, chunk.rows);
-    CONTINUE WHEN costs IS NULL;
     RETURN QUERY EXECUTE format($query$
       SELECT c.id, trim_scale(c.old_usd), trim_scale(@extschema@._token_usage_decimal(c.new_usd)),
              trim_scale(c.old_rub), trim_scale(@extschema@._token_usage_decimal(c.new_rub))
