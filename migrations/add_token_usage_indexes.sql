@@ -2347,33 +2347,6 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $function$
   $rules$::jsonb
 $function$;
 
--- A value rounded half-even to `places`, without trailing zeros. round() is half away from zero.
-CREATE OR REPLACE FUNCTION @extschema@._token_usage_half_even(value numeric, places integer) RETURNS numeric
-LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $function$
-  SELECT pg_catalog.trim_scale(CASE
-    WHEN pg_catalog.scale(value) <= places THEN value
-    WHEN pg_catalog.abs(value - pg_catalog.trunc(value, places)) = ('5e-' || places + 1)::numeric
-         AND pg_catalog.trunc(value, places) % ('2e-' || places)::numeric = 0
-      THEN pg_catalog.trunc(value, places)
-    ELSE pg_catalog.round(value, places) END)
-$function$;
-
--- The count in a JSON number: whole, from 0 to 2^63-1 (12.0 is 12); another value is an error that names `path`.
-CREATE OR REPLACE FUNCTION @extschema@._token_usage_count(value jsonb, path text) RETURNS bigint
-LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $function$
-DECLARE
-  number numeric;
-BEGIN
-  IF pg_catalog.jsonb_typeof(value) = 'number' THEN
-    number := value::numeric;
-    IF number >= 0 AND number <= 9223372036854775807 AND number = pg_catalog.trunc(number) THEN
-      RETURN number;
-    END IF;
-  END IF;
-  PERFORM @extschema@._token_usage_bad_argument(path, 'a whole number from 0 to 9223372036854775807', value::text);
-END
-$function$;
-
 CREATE OR REPLACE FUNCTION @extschema@._token_usage_sum_refused(name text) RETURNS void
 LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $function$
   SELECT @extschema@._token_usage_bad_argument(name, 'counts whose sum is at most 9223372036854775807', 'more')
@@ -2853,33 +2826,387 @@ BEGIN
   usage := usage || pg_catalog.jsonb_build_object('warnings', warnings);
 END
 $function$;
+$token_usage$, '@extschema@', home);
 
--- token_usage_from_response(ai_provider, response): the normalised usage object of a provider's response, of its
--- bare usage object or of the events of a stream (an array). Errors: 22023, naming the path of a bad count.
-CREATE OR REPLACE FUNCTION @extschema@._token_usage_from_response(ai_provider text, response jsonb) RETURNS jsonb
-LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $function$
-DECLARE
-  result record;
+  EXECUTE replace($token_usage$
+-- Events: the JSON objects that token_usage_record takes. Section 5 of the contract. core/event.cpp is the twin.
+-- Reading one gives the event itself, with what is derived from a response in place of the response: its counts, and
+-- warnings, provider_cost_usd and not_tokens, as token_usage_from_response gives them.
+
+-- The keys of an event.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_event_keys() RETURNS text[]
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $function$
+  SELECT '{user_id,agent_id,ai_provider,ai_model,prompt_tokens,completion_tokens,total_tokens,response,content_id,
+    workflow_id,request_id,endpoint,platform,content_type,task_type,cost_usd,cost_rub,execution_time_ms,
+    request_metadata,response_metadata,created_at,cache_read_tokens,cache_write_tokens,cache_write_1h_tokens,
+    cache_read_audio_tokens,cache_read_image_tokens,reasoning_tokens,input_audio_tokens,output_audio_tokens,
+    input_image_tokens,output_image_tokens,web_search_requests}'::text[]
+$function$;
+
+-- True for an event that needs nothing read, as most do: plain counts, every value of its type. A false says nothing;
+-- _token_usage_read_event() then finds what is wrong, if anything is.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_event_is_plain(e jsonb) RETURNS boolean
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $function$
+  SELECT jsonb_typeof(e) = 'object'
+     AND NOT e ?| '{response,total_tokens,cache_read_tokens,cache_write_tokens,cache_write_1h_tokens,reasoning_tokens,
+       cache_read_audio_tokens,cache_read_image_tokens,input_audio_tokens,output_audio_tokens,input_image_tokens,
+       output_image_tokens,web_search_requests,content_id,endpoint,task_type,content_type,platform,cost_rub}'::text[]
+     AND e - '{user_id,agent_id,ai_provider,ai_model,prompt_tokens,completion_tokens,workflow_id,request_id,cost_usd,
+       execution_time_ms,request_metadata,response_metadata,created_at}'::text[] = '{}'
+     AND e ->> 'user_id' ~ '^(0|-?[1-9][0-9]{0,17})$'
+     AND jsonb_typeof(e -> 'agent_id') = 'string' AND e -> 'agent_id' <> '""'
+     AND jsonb_typeof(e -> 'ai_provider') = 'string' AND e -> 'ai_provider' <> '""'
+     AND jsonb_typeof(e -> 'ai_model') = 'string' AND e -> 'ai_model' <> '""'
+     AND jsonb_typeof(e -> 'prompt_tokens') = 'number' AND e ->> 'prompt_tokens' ~ '^[0-9]{1,18}$'
+     AND jsonb_typeof(e -> 'completion_tokens') = 'number' AND e ->> 'completion_tokens' ~ '^[0-9]{1,18}$'
+     AND coalesce(jsonb_typeof(e -> 'workflow_id') = 'string', true)
+     AND coalesce(jsonb_typeof(e -> 'request_id') = 'string' AND e -> 'request_id' <> '""', true)
+     AND coalesce(jsonb_typeof(e -> 'cost_usd') = 'number' AND length(e ->> 'cost_usd') < 25, true)
+     AND coalesce(jsonb_typeof(e -> 'execution_time_ms') = 'number' AND e ->> 'execution_time_ms' ~ '^[0-9]{1,18}$', true)
+     AND coalesce(jsonb_typeof(e -> 'request_metadata') <> 'null', true)
+     AND coalesce(jsonb_typeof(e -> 'response_metadata') <> 'null', true)
+     AND coalesce(e ->> 'created_at' ~ ('^[12][0-9]{3}-(0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])[ T]([01][0-9]|2[0-3])'
+                                        ':[0-5][0-9]:[0-5][0-9]([.][0-9]{1,6})?(Z|[+]00:00)?$'), NOT e ? 'created_at')
+$function$;
+
+-- A text of the event: NULL where absent; `filled`: not empty.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_event_text(e jsonb, key text, argument text, filled boolean)
+RETURNS text LANGUAGE plpgsql IMMUTABLE AS $function$
 BEGIN
-  IF ai_provider IS NULL THEN
-    PERFORM @extschema@._token_usage_bad_argument('ai_provider', 'given', NULL);
-  ELSIF response IS NULL THEN
-    PERFORM @extschema@._token_usage_bad_argument('response', 'given', NULL);
+  IF e -> key <> 'null' AND (jsonb_typeof(e -> key) <> 'string' OR (filled AND e -> key = '""')) THEN
+    PERFORM @extschema@._token_usage_bad_argument(
+      concat(argument, '.', key), CASE WHEN filled THEN 'non-empty text' ELSE 'text' END, (e -> key)::text);
   END IF;
-  result := @extschema@._token_usage_normalise(ai_provider, response, 'response');
-  RETURN result.usage;
+  RETURN e ->> key;
 END
 $function$;
 
-CREATE OR REPLACE FUNCTION @extschema@.token_usage_from_response(ai_provider text, response jsonb) RETURNS jsonb
-LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $function$
-  SELECT @extschema@._token_usage_from_response(ai_provider, response)
+-- Reads an event; `argument` names it in errors (`event`, `events[17]`). An unknown key, a missing or ill-typed value,
+-- and counts that contradict each other are errors.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_read_event(event jsonb, argument text) RETURNS jsonb
+LANGUAGE plpgsql IMMUTABLE AS $function$
+DECLARE
+  e jsonb;
+  key text;
+  found record;
+  total numeric;
+  at timestamptz;
+  classes constant text[] := '{cache_read_tokens,cache_write_tokens,cache_write_1h_tokens,cache_read_audio_tokens,
+    cache_read_image_tokens,reasoning_tokens,input_audio_tokens,output_audio_tokens,input_image_tokens,
+    output_image_tokens,web_search_requests}';
+BEGIN
+  IF jsonb_typeof(event) IS DISTINCT FROM 'object' THEN
+    PERFORM @extschema@._token_usage_bad_argument(argument, 'an object', event::text);
+  END IF;
+  IF event - @extschema@._token_usage_event_keys() <> '{}' THEN
+    SELECT k.key INTO key FROM jsonb_each(event - @extschema@._token_usage_event_keys()) k LIMIT 1;
+    PERFORM @extschema@._token_usage_bad_argument(concat(argument, '.', key), 'a known key', (event -> key)::text);
+  END IF;
+  -- A null says what an absent key says.
+  e := (SELECT coalesce(jsonb_object_agg(k.key, k.value), '{}') FROM jsonb_each(event) k WHERE k.value <> 'null');
+
+  IF NOT e ? 'user_id' THEN
+    PERFORM @extschema@._token_usage_bad_argument(argument || '.user_id', 'given', NULL);
+  ELSIF NOT (CASE jsonb_typeof(e -> 'user_id') WHEN 'string' THEN e -> 'user_id' <> '""'
+                                               WHEN 'number' THEN e ->> 'user_id' ~ '^-?[0-9]+$' ELSE false END) THEN
+    PERFORM @extschema@._token_usage_bad_argument(
+      argument || '.user_id', 'a whole number or text', (e -> 'user_id')::text);
+  END IF;
+  FOREACH key IN ARRAY '{agent_id,ai_provider,ai_model}'::text[] LOOP
+    IF NOT e ? key THEN
+      PERFORM @extschema@._token_usage_bad_argument(concat(argument, '.', key), 'given', NULL);
+    END IF;
+    PERFORM @extschema@._token_usage_event_text(e, key, argument, true);
+  END LOOP;
+
+  IF e ? 'response' THEN
+    IF e ?| '{prompt_tokens,completion_tokens}' THEN
+      PERFORM @extschema@._token_usage_bad_argument(
+        argument || '.response', 'left out where counts are given', 'both');
+    END IF;
+    FOREACH key IN ARRAY 'total_tokens'::text || classes LOOP
+      IF e ? key THEN
+        PERFORM @extschema@._token_usage_bad_argument(
+          concat(argument, '.', key), 'left out where response is given', (e -> key)::text);
+      END IF;
+    END LOOP;
+    found := @extschema@._token_usage_normalise(e ->> 'ai_provider', e -> 'response', argument || '.response');
+    IF jsonb_typeof(e -> 'response_metadata') <> 'object' THEN
+      PERFORM @extschema@._token_usage_bad_argument(
+        argument || '.response_metadata', 'an object where response is given', (e -> 'response_metadata')::text);
+    END IF;
+    e := e - 'response'
+      || (found.usage - '{model,unattributed_tokens,cache_write_5m_tokens,tool_use_prompt_tokens,total_tokens}'::text[])
+      || jsonb_build_object('response_metadata', coalesce(e -> 'response_metadata', '{}')
+                                                 || jsonb_build_object('provider_usage', found.raw));
+  ELSIF NOT e ?| '{prompt_tokens,completion_tokens}' THEN
+    PERFORM @extschema@._token_usage_bad_argument(argument, 'counts or a response', 'neither');
+  ELSE
+    FOREACH key IN ARRAY '{prompt_tokens,completion_tokens}'::text[] LOOP
+      IF NOT e ? key THEN
+        PERFORM @extschema@._token_usage_bad_argument(concat(argument, '.', key), 'given', NULL);
+      END IF;
+      PERFORM @extschema@._token_usage_count(e -> key, concat(argument, '.', key));
+    END LOOP;
+    total := (e -> 'prompt_tokens')::numeric + (e -> 'completion_tokens')::numeric;
+    IF e ? 'total_tokens'
+       AND @extschema@._token_usage_count(e -> 'total_tokens', argument || '.total_tokens') <> total THEN
+      PERFORM @extschema@._token_usage_bad_argument(
+        argument || '.total_tokens', 'prompt_tokens + completion_tokens', (e -> 'total_tokens')::bigint::text);
+    ELSIF total > 9223372036854775807 THEN
+      PERFORM @extschema@._token_usage_sum_refused(argument);
+    END IF;
+    FOREACH key IN ARRAY classes LOOP
+      IF e ? key THEN
+        PERFORM @extschema@._token_usage_count(e -> key, concat(argument, '.', key));
+      END IF;
+    END LOOP;
+    PERFORM @extschema@._token_usage_check_usage(e, argument);
+  END IF;
+
+  FOREACH key IN ARRAY '{content_id,workflow_id,request_id,endpoint,platform,content_type,task_type}'::text[] LOOP
+    PERFORM @extschema@._token_usage_event_text(e, key, argument, key = 'request_id');
+  END LOOP;
+  FOREACH key IN ARRAY '{cost_usd,cost_rub}'::text[] LOOP
+    IF jsonb_typeof(e -> key) <> 'number' OR abs((e -> key)::numeric) >= 170141183460469231731687303 THEN
+      PERFORM @extschema@._token_usage_bad_argument(concat(argument, '.', key), 'a number', (e -> key)::text);
+    END IF;
+  END LOOP;
+  IF e ? 'execution_time_ms' THEN
+    PERFORM @extschema@._token_usage_count(e -> 'execution_time_ms', argument || '.execution_time_ms');
+  END IF;
+  IF e ? 'created_at' THEN
+    at := @extschema@._token_usage_json_instant(e -> 'created_at');
+    IF at IS NULL THEN
+      PERFORM @extschema@._token_usage_bad_argument(
+        argument || '.created_at', 'a time such as 2025-10-20T14:30:25Z', (e -> 'created_at')::text);
+    END IF;
+    e := jsonb_set(e, '{created_at}', to_jsonb(at));
+  END IF;
+  RETURN e;
+END
+$function$;
+
+-- Reads all events, in order: the one that is `events` itself where `batch` is false. counts as in prices_portable.sql;
+-- stated_usd: what the event or else the provider says; ask_book: the price book is to say it.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_read_events(events jsonb, batch boolean)
+RETURNS TABLE (place integer, argument text, user_id text, agent_id text, ai_provider text, ai_model text,
+  counts bigint[], content_id text, workflow_id text, request_id text, endpoint text, platform text, content_type text,
+  task_type text, execution_time_ms bigint, request_metadata jsonb, response_metadata jsonb, created_at timestamptz,
+  stated_usd numeric, stated_rub numeric, cost_source text, ask_book boolean, warnings text[])
+LANGUAGE plpgsql STABLE ROWS 1000 SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' AS $function$
+#variable_conflict use_column
+DECLARE
+  read jsonb;
+BEGIN
+  IF NOT batch THEN
+    events := jsonb_build_array(events);
+  ELSIF jsonb_typeof(events) <> 'array' THEN
+    PERFORM @extschema@._token_usage_bad_argument('events'::text, 'an array'::text, events::text);
+  END IF;
+  read := (SELECT coalesce(jsonb_agg(
+             CASE WHEN @extschema@._token_usage_event_is_plain(e.value) THEN e.value
+                  ELSE @extschema@._token_usage_read_event(
+                         e.value, CASE WHEN batch THEN format('events[%s]', e.ordinality - 1) ELSE 'event' END) END), '[]')
+             FROM jsonb_array_elements(events) WITH ORDINALITY e);
+  RETURN QUERY
+    SELECT (r.n - 1)::integer, CASE WHEN batch THEN format('events[%s]', r.n - 1) ELSE 'event' END, r.user_id, r.agent_id,
+           r.ai_provider, r.ai_model,
+           ARRAY[r.prompt_tokens::bigint, r.completion_tokens::bigint, (r.prompt_tokens + r.completion_tokens)::bigint,
+                 r.cache_read_tokens::bigint, r.cache_write_tokens::bigint, NULL, r.cache_write_1h_tokens::bigint,
+                 r.cache_read_audio_tokens::bigint, r.cache_read_image_tokens::bigint, r.reasoning_tokens::bigint,
+                 r.input_audio_tokens::bigint, r.output_audio_tokens::bigint, r.input_image_tokens::bigint,
+                 r.output_image_tokens::bigint, NULL, r.web_search_requests::bigint],
+           r.content_id, r.workflow_id, r.request_id, r.endpoint, r.platform, r.content_type, r.task_type,
+           r.execution_time_ms::bigint, r.request_metadata, r.response_metadata, r.created_at,
+           coalesce(r.cost_usd, @extschema@._token_usage_half_even(r.provider_cost_usd, 12)), r.cost_rub,
+           CASE WHEN r.cost_usd IS NOT NULL OR r.cost_rub IS NOT NULL THEN 'event'
+                WHEN r.provider_cost_usd IS NOT NULL THEN 'provider' WHEN r.not_tokens THEN 'other' END,
+           r.cost_usd IS NULL AND r.provider_cost_usd IS NULL AND r.not_tokens IS NOT TRUE,
+           CASE WHEN r.warnings IS NULL THEN '{}' ELSE ARRAY(SELECT jsonb_array_elements_text(r.warnings)) END
+      FROM ROWS FROM (jsonb_to_recordset(read) AS (
+             user_id text, agent_id text, ai_provider text, ai_model text, prompt_tokens numeric,
+             completion_tokens numeric, cache_read_tokens numeric, cache_write_tokens numeric,
+             cache_write_1h_tokens numeric, cache_read_audio_tokens numeric, cache_read_image_tokens numeric,
+             reasoning_tokens numeric, input_audio_tokens numeric, output_audio_tokens numeric,
+             input_image_tokens numeric, output_image_tokens numeric, web_search_requests numeric, content_id text,
+             workflow_id text, request_id text, endpoint text, platform text, content_type text, task_type text,
+             execution_time_ms numeric, request_metadata jsonb, response_metadata jsonb, created_at timestamptz,
+             cost_usd numeric, cost_rub numeric, provider_cost_usd numeric, not_tokens boolean, warnings jsonb))
+           WITH ORDINALITY AS r (user_id, agent_id, ai_provider, ai_model, prompt_tokens, completion_tokens,
+             cache_read_tokens, cache_write_tokens, cache_write_1h_tokens, cache_read_audio_tokens,
+             cache_read_image_tokens, reasoning_tokens, input_audio_tokens, output_audio_tokens, input_image_tokens,
+             output_image_tokens, web_search_requests, content_id, workflow_id, request_id, endpoint, platform,
+             content_type, task_type, execution_time_ms, request_metadata, response_metadata, created_at, cost_usd,
+             cost_rub, provider_cost_usd, not_tokens, warnings, n)
+     ORDER BY r.n;
+END
 $function$;
 $token_usage$, '@extschema@', home);
 
   EXECUTE replace($token_usage$
--- Exchange rates: token_usage_set_rate, and the rate in force at an instant. Section 6 of the contract.
--- Also here: how a time is read from JSON or text, which rates, events and catalogues share.
+-- The arithmetic of a price in PL/pgSQL, for servers that take no C++. Section 6 of the contract. core/price.cpp is the
+-- twin. Counts are an array in the order prompt, completion, total, cache_read, cache_write, cache_write_5m,
+-- cache_write_1h, cache_read_audio, cache_read_image, reasoning, input_audio, output_audio, input_image, output_image,
+-- tool_use_prompt, web_search_requests; NULL is not reported.
+
+-- The prices of each model found that are in force at an instant, for a request of so many prompt tokens, as one
+-- JSON object of price by class for each, in order. A context tier that is crossed prices the whole request; a
+-- price for this time of day goes before one for the whole day.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_prices_in_force(rows jsonb, at timestamptz, prompt bigint)
+RETURNS jsonb[]
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+  WITH newest AS (
+    SELECT DISTINCT ON (r.hit, r.class, r.tier, r."from", r."to")
+           r.hit, r.class, r.tier, r.price, r.since, r."from", r."to", r.id,
+           r."from" <> '00:00' OR r."to" <> '24:00' AS windowed
+      FROM jsonb_to_recordset(rows) AS r (hit integer, class text, tier bigint, price numeric, since timestamptz,
+                                          "from" time, "to" time, id bigint)
+     WHERE r.since <= at
+       AND CASE WHEN r."from" <= r."to"
+                THEN (at AT TIME ZONE 'UTC')::time >= r."from" AND (at AT TIME ZONE 'UTC')::time < r."to"
+                ELSE (at AT TIME ZONE 'UTC')::time >= r."from" OR (at AT TIME ZONE 'UTC')::time < r."to" END
+     ORDER BY r.hit, r.class, r.tier, r."from", r."to", r.since DESC, r.id DESC),
+  -- Of the windows that hold, the newest; none of them: the whole day.
+  window_of AS (
+    SELECT DISTINCT ON (hit, class) hit, class, "from", "to"
+      FROM newest WHERE price IS NOT NULL ORDER BY hit, class, windowed DESC, since DESC, id DESC),
+  chosen AS (
+    SELECT DISTINCT ON (n.hit, n.class) n.hit, n.class, n.price
+      FROM newest n JOIN window_of w USING (hit, class, "from", "to")
+     WHERE n.price IS NOT NULL AND (n.tier = 0 OR prompt > n.tier)
+     ORDER BY n.hit, n.class, n.tier DESC)
+  SELECT coalesce(array_agg(s.prices ORDER BY s.hit), '{}')
+    FROM (SELECT hit, jsonb_object_agg(class, price) AS prices FROM chosen GROUP BY hit) s
+$function$;
+
+-- What counts cost by one set of prices, in USD at full length; NULL where the set does not price it. Kinds
+-- (cached, written to cache) and modalities (audio, image) are two axes; a token on both is counted once, as cached.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_cost_by(prices jsonb, counts bigint[]) RETURNS numeric
+LANGUAGE plpgsql IMMUTABLE AS $function$
+DECLARE
+  n numeric := coalesce(counts[1]::numeric, 0);
+  c numeric := coalesce(counts[2]::numeric, 0);
+  r numeric := CASE WHEN prices ? 'cache_read' THEN coalesce(counts[4]::numeric, 0) ELSE 0 END;
+  w1 numeric := CASE WHEN prices ? 'cache_write_1h'
+                     THEN coalesce(counts[7]::numeric, 0) ELSE 0 END;
+  w numeric := CASE WHEN prices ? 'cache_write' THEN coalesce(counts[5]::numeric, 0) ELSE w1 END;
+  a numeric := CASE WHEN prices ? 'input_audio' THEN least(coalesce(counts[11]::numeric, 0), n)
+                    ELSE 0 END;
+  i numeric := CASE WHEN prices ? 'input_image'
+                    THEN least(coalesce(counts[13]::numeric, 0), n - a) ELSE 0 END;
+  ao numeric := CASE WHEN prices ? 'output_audio'
+                     THEN least(coalesce(counts[12]::numeric, 0), c) ELSE 0 END;
+  io numeric := CASE WHEN prices ? 'output_image'
+                     THEN least(coalesce(counts[14]::numeric, 0), c - ao) ELSE 0 END;
+  q numeric := CASE WHEN prices ? 'reasoning'
+                    THEN least(coalesce(counts[10]::numeric, 0), c - ao - io) ELSE 0 END;
+  ra numeric := 0;
+  ri numeric := 0;
+  e numeric;
+  x numeric;
+  total numeric;
+BEGIN
+  IF NOT (prices ?| '{input,output,request}'::text[]) OR (n > 0 AND NOT prices ? 'input')
+     OR (c > 0 AND NOT prices ? 'output') THEN
+    RETURN NULL;
+  END IF;
+  w1 := least(w1, w);
+  IF r > 0 AND a > 0 THEN
+    ra := least(coalesce(counts[8]::numeric, 0), r, a);
+  END IF;
+  IF r > 0 AND i > 0 THEN
+    ri := least(coalesce(counts[9]::numeric, 0), r - ra, i);
+  END IF;
+  -- What lies on both axes without being reported shows as more parts than there are tokens.
+  e := r + w + a + i - ra - ri - n;
+  IF e > 0 THEN
+    x := least(e, a - ra, r - ra - ri);
+    ra := ra + x;
+    e := e - x;
+    x := least(e, i - ri, r - ra - ri);
+    ri := ri + x;
+    e := e - x;
+    x := least(e, a - ra);
+    a := a - x;
+    e := e - x;
+    x := least(e, i - ri);
+    i := i - x;
+    e := e - x;
+  END IF;
+  total := greatest(-e, 0) * coalesce((prices -> 'input')::numeric, 0)
+    + (c - q - ao - io) * coalesce((prices -> 'output')::numeric, 0)
+    + coalesce(counts[16]::numeric, 0) * coalesce((prices -> 'web_search')::numeric, 0)
+    + coalesce((prices -> 'request')::numeric, 0);
+  IF r + w + a + i > 0 THEN
+    total := total + (r - ra - ri) * coalesce((prices -> 'cache_read')::numeric, 0)
+      + ra * coalesce((prices -> 'cache_read_audio')::numeric, (prices -> 'cache_read')::numeric, 0)
+      + ri * coalesce((prices -> 'cache_read_image')::numeric, (prices -> 'cache_read')::numeric, 0)
+      + (w - w1) * coalesce((prices -> 'cache_write')::numeric, 0)
+      + w1 * coalesce((prices -> 'cache_write_1h')::numeric, 0)
+      + (a - ra) * coalesce((prices -> 'input_audio')::numeric, 0)
+      + (i - ri) * coalesce((prices -> 'input_image')::numeric, 0);
+  END IF;
+  IF q + ao + io > 0 THEN
+    total := total + q * coalesce((prices -> 'reasoning')::numeric, 0)
+      + ao * coalesce((prices -> 'output_audio')::numeric, 0) + io * coalesce((prices -> 'output_image')::numeric, 0);
+  END IF;
+  IF total > 1e20 THEN
+    RAISE EXCEPTION USING ERRCODE = 'numeric_value_out_of_range',
+      MESSAGE = 'token_usage: the cost is past 100000000000000';
+  END IF;
+  RETURN total * 0.000001;
+END
+$function$;
+
+-- The cost by the first of the models that `rows` has prices of and that prices the counts, rounded to money.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_cost_of(rows jsonb, counts bigint[], at timestamptz) RETURNS numeric
+LANGUAGE plpgsql STABLE AS $function$
+DECLARE
+  sets jsonb[] := @extschema@._token_usage_prices_in_force(rows, at, coalesce(counts[1], 0));
+  cost numeric;
+BEGIN
+  FOR i IN 1 .. pg_catalog.cardinality(sets) LOOP
+    cost := @extschema@._token_usage_cost_by(sets[i], counts);
+    IF cost IS NOT NULL THEN
+      RETURN @extschema@._token_usage_half_even(cost, 12);
+    END IF;
+  END LOOP;
+  RETURN NULL;
+END
+$function$;
+$token_usage$, '@extschema@', home);
+
+  EXECUTE replace($token_usage$
+-- token_usage_from_response, and how recording reads numbers and times from JSON. Section 5 of the contract. The
+-- normaliser itself is C++ in the native edition (from_response.cpp) and from_response_portable.sql in the portable one.
+
+-- A value rounded half-even to `places`, without trailing zeros. round() is half away from zero.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_half_even(value numeric, places integer) RETURNS numeric
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $function$
+  SELECT pg_catalog.trim_scale(CASE
+    WHEN pg_catalog.scale(value) <= places THEN value
+    WHEN pg_catalog.abs(value - pg_catalog.trunc(value, places)) = ('5e-' || places + 1)::numeric
+         AND pg_catalog.trunc(value, places) % ('2e-' || places)::numeric = 0
+      THEN pg_catalog.trunc(value, places)
+    ELSE pg_catalog.round(value, places) END)
+$function$;
+
+-- The count in a JSON number: whole, from 0 to 2^63-1 (12.0 is 12); another value is an error that names `path`.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_count(value jsonb, path text) RETURNS bigint
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $function$
+DECLARE
+  number numeric;
+BEGIN
+  IF pg_catalog.jsonb_typeof(value) = 'number' THEN
+    number := value::numeric;
+    IF number >= 0 AND number <= 9223372036854775807 AND number = pg_catalog.trunc(number) THEN
+      RETURN number;
+    END IF;
+  END IF;
+  PERFORM @extschema@._token_usage_bad_argument(path, 'a whole number from 0 to 9223372036854775807', value::text);
+END
+$function$;
 
 -- The instant in a JSON value: text in a form of section 2 of the contract (a date alone is its midnight in UTC), or
 -- a number of Unix seconds (milliseconds from 10^11 on). NULL where it is none of these. Time is kept to the
@@ -2940,22 +3267,31 @@ BEGIN
 END
 $function$;
 
--- A cost in USD in another currency by the rate in force at an instant, half-even to 12 places; NULL without a rate.
-CREATE OR REPLACE FUNCTION @extschema@._token_usage_convert(
-  ledger oid, wanted_currency text, usd numeric, at timestamptz) RETURNS numeric
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+-- token_usage_from_response(ai_provider, response): the normalised usage object of a provider's response, of its
+-- bare usage object or of the events of a stream (an array). Errors: 22023, naming the path of a bad count.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_from_response(ai_provider text, response jsonb) RETURNS jsonb
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
-  rates text := @extschema@._token_usage_beside(ledger, 'token_usage_exchange_rate');
-  rate numeric;
+  result record;
 BEGIN
-  IF rates IS NULL OR usd IS NULL THEN
-    RETURN NULL;
+  IF ai_provider IS NULL THEN
+    PERFORM @extschema@._token_usage_bad_argument('ai_provider', 'given', NULL);
+  ELSIF response IS NULL THEN
+    PERFORM @extschema@._token_usage_bad_argument('response', 'given', NULL);
   END IF;
-  EXECUTE format('SELECT rate FROM %s WHERE currency = $1 AND valid_from <= $2 ORDER BY valid_from DESC LIMIT 1', rates)
-    INTO rate USING wanted_currency, at;
-  RETURN @extschema@._token_usage_half_even(usd * @extschema@._token_usage_half_even(rate, 12), 12);
+  result := @extschema@._token_usage_normalise(ai_provider, response, 'response');
+  RETURN result.usage;
 END
 $function$;
+
+CREATE OR REPLACE FUNCTION @extschema@.token_usage_from_response(ai_provider text, response jsonb) RETURNS jsonb
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $function$
+  SELECT @extschema@._token_usage_from_response(ai_provider, response)
+$function$;
+$token_usage$, '@extschema@', home);
+
+  EXECUTE replace($token_usage$
+-- Exchange rates: token_usage_set_rate, and the rate in force at an instant. Section 6 of the contract.
 
 CREATE OR REPLACE FUNCTION @extschema@._token_usage_set_rate(
   path name[], wanted_currency text, rate numeric, from_instant timestamptz) RETURNS numeric
@@ -3275,129 +3611,40 @@ BEGIN
 END
 $function$;
 
--- The prices of each model found that are in force at an instant, for a request of so many prompt tokens, as one
--- JSON object of price by class for each, in order. A context tier that is crossed prices the whole request; a
--- price for this time of day goes before one for the whole day.
-CREATE OR REPLACE FUNCTION @extschema@._token_usage_prices_in_force(rows jsonb, at timestamptz, prompt bigint)
-RETURNS jsonb[]
+-- The prices of the first model found, where they hold for most requests: from an instant on, for prompts up to a
+-- context tier, at all hours, with input and output both priced. NULL where the hour counts. What they cannot price is left
+-- to _token_usage_cost_of().
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_usual_prices(
+  rows jsonb, OUT since timestamptz, OUT prompt_to bigint, OUT input numeric, OUT output numeric, OUT request numeric)
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
-  WITH newest AS (
-    SELECT DISTINCT ON (r.hit, r.class, r.tier, r."from", r."to")
-           r.hit, r.class, r.tier, r.price, r.since, r."from", r."to", r.id,
-           r."from" <> '00:00' OR r."to" <> '24:00' AS windowed
-      FROM jsonb_to_recordset(rows) AS r (hit integer, class text, tier bigint, price numeric, since timestamptz,
-                                          "from" time, "to" time, id bigint)
-     WHERE r.since <= at
-       AND CASE WHEN r."from" <= r."to"
-                THEN (at AT TIME ZONE 'UTC')::time >= r."from" AND (at AT TIME ZONE 'UTC')::time < r."to"
-                ELSE (at AT TIME ZONE 'UTC')::time >= r."from" OR (at AT TIME ZONE 'UTC')::time < r."to" END
-     ORDER BY r.hit, r.class, r.tier, r."from", r."to", r.since DESC, r.id DESC),
-  -- Of the windows that hold, the newest; none of them: the whole day.
-  window_of AS (
-    SELECT DISTINCT ON (hit, class) hit, class, "from", "to"
-      FROM newest WHERE price IS NOT NULL ORDER BY hit, class, windowed DESC, since DESC, id DESC),
-  chosen AS (
-    SELECT DISTINCT ON (n.hit, n.class) n.hit, n.class, n.price
-      FROM newest n JOIN window_of w USING (hit, class, "from", "to")
-     WHERE n.price IS NOT NULL AND (n.tier = 0 OR prompt > n.tier)
-     ORDER BY n.hit, n.class, n.tier DESC)
-  SELECT coalesce(array_agg(s.prices ORDER BY s.hit), '{}')
-    FROM (SELECT hit, jsonb_object_agg(class, price) AS prices FROM chosen GROUP BY hit) s
+  SELECT max(r.since), coalesce(min(r.tier) FILTER (WHERE r.tier > 0), 9223372036854775807),
+         min(r.price) FILTER (WHERE r.newest AND r.class = 'input'),
+         min(r.price) FILTER (WHERE r.newest AND r.class = 'output'),
+         coalesce(min(r.price) FILTER (WHERE r.newest AND r.class = 'request'), 0)
+    FROM (SELECT p.*, row_number() OVER (PARTITION BY p.class, p.tier ORDER BY p.since DESC, p.id DESC) = 1
+                      AND p.tier = 0 AS newest
+            FROM jsonb_to_recordset(rows) AS p (hit integer, class text, tier bigint, price numeric, since timestamptz,
+                                                "from" time, "to" time, id bigint)
+           WHERE p.hit = 1) r
+   GROUP BY r.hit
+  HAVING bool_and(r."from" = '00:00' AND r."to" = '24:00')
+     AND bool_or(r.newest AND r.class = 'input' AND r.price IS NOT NULL)
+     AND bool_or(r.newest AND r.class = 'output' AND r.price IS NOT NULL)
+   UNION ALL
+  SELECT NULL, NULL, NULL, NULL, NULL
+   LIMIT 1
 $function$;
 
--- What a usage costs by one set of prices, in USD at full length; NULL where the set does not price it. Kinds
--- (cached, written to cache) and modalities (audio, image) are two axes; a token on both is counted once, as cached.
-CREATE OR REPLACE FUNCTION @extschema@._token_usage_cost_by(prices jsonb, usage jsonb) RETURNS numeric
-LANGUAGE plpgsql IMMUTABLE AS $function$
-DECLARE
-  n numeric := coalesce((usage -> 'prompt_tokens')::numeric, 0);
-  c numeric := coalesce((usage -> 'completion_tokens')::numeric, 0);
-  r numeric := CASE WHEN prices ? 'cache_read' THEN coalesce((usage ->> 'cache_read_tokens')::numeric, 0) ELSE 0 END;
-  w1 numeric := CASE WHEN prices ? 'cache_write_1h'
-                     THEN coalesce((usage ->> 'cache_write_1h_tokens')::numeric, 0) ELSE 0 END;
-  w numeric := CASE WHEN prices ? 'cache_write' THEN coalesce((usage ->> 'cache_write_tokens')::numeric, 0) ELSE w1 END;
-  a numeric := CASE WHEN prices ? 'input_audio' THEN least(coalesce((usage ->> 'input_audio_tokens')::numeric, 0), n)
-                    ELSE 0 END;
-  i numeric := CASE WHEN prices ? 'input_image'
-                    THEN least(coalesce((usage ->> 'input_image_tokens')::numeric, 0), n - a) ELSE 0 END;
-  ao numeric := CASE WHEN prices ? 'output_audio'
-                     THEN least(coalesce((usage ->> 'output_audio_tokens')::numeric, 0), c) ELSE 0 END;
-  io numeric := CASE WHEN prices ? 'output_image'
-                     THEN least(coalesce((usage ->> 'output_image_tokens')::numeric, 0), c - ao) ELSE 0 END;
-  q numeric := CASE WHEN prices ? 'reasoning'
-                    THEN least(coalesce((usage ->> 'reasoning_tokens')::numeric, 0), c - ao - io) ELSE 0 END;
-  ra numeric := 0;
-  ri numeric := 0;
-  e numeric;
-  x numeric;
-  total numeric;
-BEGIN
-  IF NOT (prices ?| '{input,output,request}'::text[]) OR (n > 0 AND NOT prices ? 'input')
-     OR (c > 0 AND NOT prices ? 'output') OR usage -> 'not_tokens' = 'true' THEN
-    RETURN NULL;
-  END IF;
-  w1 := least(w1, w);
-  IF r > 0 AND a > 0 THEN
-    ra := least(coalesce((usage ->> 'cache_read_audio_tokens')::numeric, 0), r, a);
-  END IF;
-  IF r > 0 AND i > 0 THEN
-    ri := least(coalesce((usage ->> 'cache_read_image_tokens')::numeric, 0), r - ra, i);
-  END IF;
-  -- What lies on both axes without being reported shows as more parts than there are tokens.
-  e := r + w + a + i - ra - ri - n;
-  IF e > 0 THEN
-    x := least(e, a - ra, r - ra - ri);
-    ra := ra + x;
-    e := e - x;
-    x := least(e, i - ri, r - ra - ri);
-    ri := ri + x;
-    e := e - x;
-    x := least(e, a - ra);
-    a := a - x;
-    e := e - x;
-    x := least(e, i - ri);
-    i := i - x;
-    e := e - x;
-  END IF;
-  total := greatest(-e, 0) * coalesce((prices -> 'input')::numeric, 0)
-    + (c - q - ao - io) * coalesce((prices -> 'output')::numeric, 0)
-    + coalesce((usage ->> 'web_search_requests')::numeric, 0) * coalesce((prices -> 'web_search')::numeric, 0)
-    + coalesce((prices -> 'request')::numeric, 0);
-  IF r + w + a + i > 0 THEN
-    total := total + (r - ra - ri) * coalesce((prices -> 'cache_read')::numeric, 0)
-      + ra * coalesce((prices -> 'cache_read_audio')::numeric, (prices -> 'cache_read')::numeric, 0)
-      + ri * coalesce((prices -> 'cache_read_image')::numeric, (prices -> 'cache_read')::numeric, 0)
-      + (w - w1) * coalesce((prices -> 'cache_write')::numeric, 0)
-      + w1 * coalesce((prices -> 'cache_write_1h')::numeric, 0)
-      + (a - ra) * coalesce((prices -> 'input_audio')::numeric, 0)
-      + (i - ri) * coalesce((prices -> 'input_image')::numeric, 0);
-  END IF;
-  IF q + ao + io > 0 THEN
-    total := total + q * coalesce((prices -> 'reasoning')::numeric, 0)
-      + ao * coalesce((prices -> 'output_audio')::numeric, 0) + io * coalesce((prices -> 'output_image')::numeric, 0);
-  END IF;
-  IF total > 1e20 THEN
-    RAISE EXCEPTION USING ERRCODE = 'numeric_value_out_of_range',
-      MESSAGE = 'token_usage: the cost is past 100000000000000';
-  END IF;
-  RETURN total * 0.000001;
-END
-$function$;
-
--- The cost by the first of several sets of prices that prices the usage, rounded to money.
-CREATE OR REPLACE FUNCTION @extschema@._token_usage_cost_in_order(sets jsonb[], usage jsonb) RETURNS numeric
-LANGUAGE plpgsql IMMUTABLE AS $function$
-DECLARE
-  cost numeric;
-BEGIN
-  FOR i IN 1 .. pg_catalog.cardinality(sets) LOOP
-    cost := @extschema@._token_usage_cost_by(sets[i], usage);
-    IF cost IS NOT NULL THEN
-      RETURN @extschema@._token_usage_half_even(cost, 12);
-    END IF;
-  END LOOP;
-  RETURN NULL;
-END
+-- The cost of a request e (its counts and instant) by a model's rows and usual prices p, as an expression.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_cost_expression() RETURNS text
+LANGUAGE sql IMMUTABLE AS $function$
+  SELECT 'CASE WHEN e.at >= p.since AND e.counts[1] <= p.prompt_to AND e.counts[1] < 1000000000000000'
+         '      AND e.counts[2] < 1000000000000000'
+         '      AND coalesce(e.counts[4], e.counts[5], e.counts[7], e.counts[10], e.counts[11], e.counts[12],'
+         '                   e.counts[13], e.counts[14], e.counts[16]) IS NULL'
+         '     THEN @extschema@._token_usage_half_even('
+         '            (e.counts[1] * p.input + e.counts[2] * p.output + p.request) * 0.000001, 12)'
+         '     WHEN p.rows <> ''[]'' THEN @extschema@._token_usage_cost_of(p.rows, e.counts, e.at) END'
 $function$;
 
 -- Classes that contradict each other are an error that names the key under `argument`.
@@ -3426,6 +3673,10 @@ CREATE OR REPLACE FUNCTION @extschema@._token_usage_cost(
   path name[], ai_provider text, ai_model text, usage jsonb, at timestamptz) RETURNS numeric
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
+  keys constant text[] := '{prompt_tokens,completion_tokens,total_tokens,cache_read_tokens,cache_write_tokens,'
+    'cache_write_5m_tokens,cache_write_1h_tokens,cache_read_audio_tokens,cache_read_image_tokens,reasoning_tokens,'
+    'input_audio_tokens,output_audio_tokens,input_image_tokens,output_image_tokens,tool_use_prompt_tokens,'
+    'web_search_requests}';
   key text;
 BEGIN
   IF ai_provider IS NULL THEN
@@ -3438,10 +3689,7 @@ BEGIN
     PERFORM @extschema@._token_usage_bad_argument('usage', 'an object', usage::text);
   END IF;
   FOR key IN SELECT jsonb_object_keys(usage) LOOP
-    IF key IN ('prompt_tokens', 'completion_tokens', 'total_tokens', 'cache_read_tokens', 'cache_write_tokens',
-               'cache_write_5m_tokens', 'cache_write_1h_tokens', 'cache_read_audio_tokens', 'cache_read_image_tokens',
-               'reasoning_tokens', 'input_audio_tokens', 'output_audio_tokens', 'input_image_tokens',
-               'output_image_tokens', 'tool_use_prompt_tokens', 'web_search_requests') THEN
+    IF key = ANY (keys) THEN
       IF usage -> key <> 'null' THEN
         PERFORM @extschema@._token_usage_count(usage -> key, 'usage.' || key);
       ELSE
@@ -3453,10 +3701,14 @@ BEGIN
     END IF;
   END LOOP;
   PERFORM @extschema@._token_usage_check_usage(usage, 'usage');
-  RETURN @extschema@._token_usage_cost_in_order(
-    @extschema@._token_usage_prices_in_force(
-      @extschema@._token_usage_price_rows(@extschema@._token_usage_ledger(path), ai_provider, ai_model),
-      coalesce(at, now()), (coalesce(usage -> 'prompt_tokens', '0'))::bigint), usage);
+  IF usage -> 'not_tokens' = 'true' THEN
+    RETURN NULL;
+  END IF;
+  RETURN @extschema@._token_usage_cost_of(
+    @extschema@._token_usage_price_rows(@extschema@._token_usage_ledger(path), ai_provider, ai_model),
+    ARRAY(SELECT CASE WHEN k.n <= 2 THEN coalesce((usage -> k.key)::bigint, 0) ELSE (usage -> k.key)::bigint END
+            FROM unnest(keys) WITH ORDINALITY AS k (key, n) ORDER BY k.n),
+    coalesce(at, now()));
 END
 $function$;
 
@@ -4035,166 +4287,6 @@ $function$;
 $token_usage$, '@extschema@', home);
 
   EXECUTE replace($token_usage$
--- Events: the JSON objects that token_usage_record takes. Section 5 of the contract. core/event.cpp is the twin.
--- Reading one gives the event itself, with what is derived from a response in place of the response: its counts, and
--- warnings, provider_cost_usd and not_tokens, as token_usage_from_response gives them.
-
--- The keys of an event.
-CREATE OR REPLACE FUNCTION @extschema@._token_usage_event_keys() RETURNS text[]
-LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $function$
-  SELECT '{user_id,agent_id,ai_provider,ai_model,prompt_tokens,completion_tokens,total_tokens,response,content_id,
-    workflow_id,request_id,endpoint,platform,content_type,task_type,cost_usd,cost_rub,execution_time_ms,
-    request_metadata,response_metadata,created_at,cache_read_tokens,cache_write_tokens,cache_write_1h_tokens,
-    cache_read_audio_tokens,cache_read_image_tokens,reasoning_tokens,input_audio_tokens,output_audio_tokens,
-    input_image_tokens,output_image_tokens,web_search_requests}'::text[]
-$function$;
-
--- True for an event that needs nothing read, as most do: plain counts, every value of its type. A false says nothing;
--- _token_usage_read_event() then finds what is wrong, if anything is.
-CREATE OR REPLACE FUNCTION @extschema@._token_usage_event_is_plain(e jsonb) RETURNS boolean
-LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $function$
-  SELECT jsonb_typeof(e) = 'object'
-     AND NOT e ?| '{response,total_tokens,cache_read_tokens,cache_write_tokens,cache_write_1h_tokens,reasoning_tokens,
-       cache_read_audio_tokens,cache_read_image_tokens,input_audio_tokens,output_audio_tokens,input_image_tokens,
-       output_image_tokens,web_search_requests,content_id,endpoint,task_type,content_type,platform,cost_rub}'::text[]
-     AND e - '{user_id,agent_id,ai_provider,ai_model,prompt_tokens,completion_tokens,workflow_id,request_id,cost_usd,
-       execution_time_ms,request_metadata,response_metadata,created_at}'::text[] = '{}'
-     AND e ->> 'user_id' ~ '^(0|-?[1-9][0-9]{0,17})$'
-     AND jsonb_typeof(e -> 'agent_id') = 'string' AND e -> 'agent_id' <> '""'
-     AND jsonb_typeof(e -> 'ai_provider') = 'string' AND e -> 'ai_provider' <> '""'
-     AND jsonb_typeof(e -> 'ai_model') = 'string' AND e -> 'ai_model' <> '""'
-     AND jsonb_typeof(e -> 'prompt_tokens') = 'number' AND e ->> 'prompt_tokens' ~ '^[0-9]{1,18}$'
-     AND jsonb_typeof(e -> 'completion_tokens') = 'number' AND e ->> 'completion_tokens' ~ '^[0-9]{1,18}$'
-     AND coalesce(jsonb_typeof(e -> 'workflow_id') = 'string', true)
-     AND coalesce(jsonb_typeof(e -> 'request_id') = 'string' AND e -> 'request_id' <> '""', true)
-     AND coalesce(jsonb_typeof(e -> 'cost_usd') = 'number' AND length(e ->> 'cost_usd') < 25, true)
-     AND coalesce(jsonb_typeof(e -> 'execution_time_ms') = 'number' AND e ->> 'execution_time_ms' ~ '^[0-9]{1,18}$', true)
-     AND coalesce(jsonb_typeof(e -> 'request_metadata') <> 'null', true)
-     AND coalesce(jsonb_typeof(e -> 'response_metadata') <> 'null', true)
-     AND coalesce(e ->> 'created_at' ~ ('^[12][0-9]{3}-(0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])[ T]([01][0-9]|2[0-3])'
-                                        ':[0-5][0-9]:[0-5][0-9]([.][0-9]{1,6})?(Z|[+]00:00)?$'), NOT e ? 'created_at')
-$function$;
-
--- A text of the event: NULL where absent; `filled`: not empty.
-CREATE OR REPLACE FUNCTION @extschema@._token_usage_event_text(e jsonb, key text, argument text, filled boolean)
-RETURNS text LANGUAGE plpgsql IMMUTABLE AS $function$
-BEGIN
-  IF e -> key <> 'null' AND (jsonb_typeof(e -> key) <> 'string' OR (filled AND e -> key = '""')) THEN
-    PERFORM @extschema@._token_usage_bad_argument(
-      concat(argument, '.', key), CASE WHEN filled THEN 'non-empty text' ELSE 'text' END, (e -> key)::text);
-  END IF;
-  RETURN e ->> key;
-END
-$function$;
-
--- Reads an event; `argument` names it in errors (`event`, `events[17]`). An unknown key, a missing or ill-typed value,
--- and counts that contradict each other are errors.
-CREATE OR REPLACE FUNCTION @extschema@._token_usage_read_event(event jsonb, argument text) RETURNS jsonb
-LANGUAGE plpgsql IMMUTABLE AS $function$
-DECLARE
-  e jsonb;
-  key text;
-  found record;
-  total numeric;
-  at timestamptz;
-  classes constant text[] := '{cache_read_tokens,cache_write_tokens,cache_write_1h_tokens,cache_read_audio_tokens,
-    cache_read_image_tokens,reasoning_tokens,input_audio_tokens,output_audio_tokens,input_image_tokens,
-    output_image_tokens,web_search_requests}';
-BEGIN
-  IF jsonb_typeof(event) IS DISTINCT FROM 'object' THEN
-    PERFORM @extschema@._token_usage_bad_argument(argument, 'an object', event::text);
-  END IF;
-  IF event - @extschema@._token_usage_event_keys() <> '{}' THEN
-    SELECT k.key INTO key FROM jsonb_each(event - @extschema@._token_usage_event_keys()) k LIMIT 1;
-    PERFORM @extschema@._token_usage_bad_argument(concat(argument, '.', key), 'a known key', (event -> key)::text);
-  END IF;
-  -- A null says what an absent key says.
-  e := (SELECT coalesce(jsonb_object_agg(k.key, k.value), '{}') FROM jsonb_each(event) k WHERE k.value <> 'null');
-
-  IF NOT e ? 'user_id' THEN
-    PERFORM @extschema@._token_usage_bad_argument(argument || '.user_id', 'given', NULL);
-  ELSIF NOT (CASE jsonb_typeof(e -> 'user_id') WHEN 'string' THEN e -> 'user_id' <> '""'
-                                               WHEN 'number' THEN e ->> 'user_id' ~ '^-?[0-9]+$' ELSE false END) THEN
-    PERFORM @extschema@._token_usage_bad_argument(
-      argument || '.user_id', 'a whole number or text', (e -> 'user_id')::text);
-  END IF;
-  FOREACH key IN ARRAY '{agent_id,ai_provider,ai_model}'::text[] LOOP
-    IF NOT e ? key THEN
-      PERFORM @extschema@._token_usage_bad_argument(concat(argument, '.', key), 'given', NULL);
-    END IF;
-    PERFORM @extschema@._token_usage_event_text(e, key, argument, true);
-  END LOOP;
-
-  IF e ? 'response' THEN
-    IF e ?| '{prompt_tokens,completion_tokens}' THEN
-      PERFORM @extschema@._token_usage_bad_argument(
-        argument || '.response', 'left out where counts are given', 'both');
-    END IF;
-    FOREACH key IN ARRAY 'total_tokens'::text || classes LOOP
-      IF e ? key THEN
-        PERFORM @extschema@._token_usage_bad_argument(
-          concat(argument, '.', key), 'left out where response is given', (e -> key)::text);
-      END IF;
-    END LOOP;
-    found := @extschema@._token_usage_normalise(e ->> 'ai_provider', e -> 'response', argument || '.response');
-    IF jsonb_typeof(e -> 'response_metadata') <> 'object' THEN
-      PERFORM @extschema@._token_usage_bad_argument(
-        argument || '.response_metadata', 'an object where response is given', (e -> 'response_metadata')::text);
-    END IF;
-    e := e - 'response'
-      || (found.usage - '{model,unattributed_tokens,cache_write_5m_tokens,tool_use_prompt_tokens,total_tokens}'::text[])
-      || jsonb_build_object('response_metadata', coalesce(e -> 'response_metadata', '{}')
-                                                 || jsonb_build_object('provider_usage', found.raw));
-  ELSIF NOT e ?| '{prompt_tokens,completion_tokens}' THEN
-    PERFORM @extschema@._token_usage_bad_argument(argument, 'counts or a response', 'neither');
-  ELSE
-    FOREACH key IN ARRAY '{prompt_tokens,completion_tokens}'::text[] LOOP
-      IF NOT e ? key THEN
-        PERFORM @extschema@._token_usage_bad_argument(concat(argument, '.', key), 'given', NULL);
-      END IF;
-      PERFORM @extschema@._token_usage_count(e -> key, concat(argument, '.', key));
-    END LOOP;
-    total := (e -> 'prompt_tokens')::numeric + (e -> 'completion_tokens')::numeric;
-    IF e ? 'total_tokens'
-       AND @extschema@._token_usage_count(e -> 'total_tokens', argument || '.total_tokens') <> total THEN
-      PERFORM @extschema@._token_usage_bad_argument(
-        argument || '.total_tokens', 'prompt_tokens + completion_tokens', (e -> 'total_tokens')::bigint::text);
-    ELSIF total > 9223372036854775807 THEN
-      PERFORM @extschema@._token_usage_sum_refused(argument);
-    END IF;
-    FOREACH key IN ARRAY classes LOOP
-      IF e ? key THEN
-        PERFORM @extschema@._token_usage_count(e -> key, concat(argument, '.', key));
-      END IF;
-    END LOOP;
-    PERFORM @extschema@._token_usage_check_usage(e, argument);
-  END IF;
-
-  FOREACH key IN ARRAY '{content_id,workflow_id,request_id,endpoint,platform,content_type,task_type}'::text[] LOOP
-    PERFORM @extschema@._token_usage_event_text(e, key, argument, key = 'request_id');
-  END LOOP;
-  FOREACH key IN ARRAY '{cost_usd,cost_rub}'::text[] LOOP
-    IF jsonb_typeof(e -> key) <> 'number' OR abs((e -> key)::numeric) >= 170141183460469231731687303 THEN
-      PERFORM @extschema@._token_usage_bad_argument(concat(argument, '.', key), 'a number', (e -> key)::text);
-    END IF;
-  END LOOP;
-  IF e ? 'execution_time_ms' THEN
-    PERFORM @extschema@._token_usage_count(e -> 'execution_time_ms', argument || '.execution_time_ms');
-  END IF;
-  IF e ? 'created_at' THEN
-    at := @extschema@._token_usage_json_instant(e -> 'created_at');
-    IF at IS NULL THEN
-      PERFORM @extschema@._token_usage_bad_argument(
-        argument || '.created_at', 'a time such as 2025-10-20T14:30:25Z', (e -> 'created_at')::text);
-    END IF;
-    e := jsonb_set(e, '{created_at}', to_jsonb(at));
-  END IF;
-  RETURN e;
-END
-$function$;
-$token_usage$, '@extschema@', home);
-
-  EXECUTE replace($token_usage$
 -- token_usage_record and token_usage_record_batch: one ledger row for each event, once per request_id for ever, all or
 -- nothing. Section 5 of the contract.
 --
@@ -4204,217 +4296,187 @@ $token_usage$, '@extschema@', home);
 -- recording the same request_id; the row that is there afterwards is read by a statement of its own, which at READ
 -- COMMITTED sees it. Rows go in by request_id, so that two batches never wait for each other.
 
--- The columns of `rows` below, as a column definition list.
-CREATE OR REPLACE FUNCTION @extschema@._token_usage_event_columns() RETURNS text
-LANGUAGE sql IMMUTABLE AS $function$
-  SELECT 'user_id text, agent_id text, ai_provider text, ai_model text, prompt_tokens numeric, completion_tokens numeric,
-    content_id text, workflow_id text, request_id text, endpoint text, platform text, content_type text, task_type text,
-    execution_time_ms numeric, request_metadata jsonb, response_metadata jsonb, created_at timestamptz,
-    cache_read_tokens numeric, cache_write_tokens numeric, cache_write_1h_tokens numeric,
-    cache_read_audio_tokens numeric, cache_read_image_tokens numeric, reasoning_tokens numeric,
-    input_audio_tokens numeric, output_audio_tokens numeric, input_image_tokens numeric, output_image_tokens numeric,
-    web_search_requests numeric'
-$function$;
-
--- The set of prices, of several in order, that prices a usage with or without prompt and completion tokens.
-CREATE OR REPLACE FUNCTION @extschema@._token_usage_pricing_set(sets jsonb[], prompt boolean, completion boolean)
-RETURNS jsonb LANGUAGE plpgsql IMMUTABLE AS $function$
-BEGIN
-  FOR i IN 1 .. cardinality(sets) LOOP
-    IF sets[i] ?| '{input,output,request}'::text[] AND (NOT prompt OR sets[i] ? 'input')
-       AND (NOT completion OR sets[i] ? 'output') THEN
-      RETURN sets[i];
-    END IF;
-  END LOOP;
-  RETURN NULL;
-END
-$function$;
-
--- What each event costs by the price book; NULL where no price is known, and for events whose cost is stated.
--- Prices are looked up once per provider and model, and chosen once per stretch of time, hours and context tier.
-CREATE OR REPLACE FUNCTION @extschema@._token_usage_book_costs(ledger oid, rows jsonb) RETURNS numeric[]
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' AS $function$
+-- The statement that inserts: its parameters are an array for each column of an event, in the order of
+-- _token_usage_record_plan(), and one that tells which events to insert (NULL: all).
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_record_insert(ledger oid, unique_key boolean) RETURNS text
+LANGUAGE plpgsql STABLE AS $function$
 DECLARE
-  pair record;
-  part record;
-  book jsonb;
-  books jsonb := '{}';
-  pairs jsonb := '[]';
-  sets jsonb := '{}';
-  costs numeric[];
-BEGIN
-  FOR pair IN
-    SELECT DISTINCT r.ai_provider, r.ai_model
-      FROM jsonb_to_recordset(rows) AS r (ai_provider text, ai_model text, cost_usd numeric, provider_cost_usd numeric,
-                                          not_tokens boolean)
-     WHERE r.cost_usd IS NULL AND r.provider_cost_usd IS NULL AND r.not_tokens IS NOT TRUE
-  LOOP
-    book := @extschema@._token_usage_price_rows(ledger, pair.ai_provider, pair.ai_model);
-    CONTINUE WHEN book = '[]';
-    books := books || jsonb_build_object(jsonb_array_length(pairs)::text, book);
-    pairs := pairs || (
-      SELECT jsonb_build_object(
-        'n', jsonb_array_length(pairs), 'ai_provider', pair.ai_provider, 'ai_model', pair.ai_model,
-        'starts', jsonb_agg(DISTINCT b.since ORDER BY b.since),
-        'times', (SELECT jsonb_agg(DISTINCT t ORDER BY t) FROM jsonb_to_recordset(book) AS h ("from" time, "to" time),
-                         unnest(ARRAY[h."from", h."to"]) t),
-        'tiers', jsonb_agg(DISTINCT b.tier ORDER BY b.tier))
-        FROM jsonb_to_recordset(book) AS b (since timestamptz, tier bigint));
-  END LOOP;
-  IF pairs = '[]' THEN
-    RETURN NULL;
-  END IF;
-  FOR part IN
-    SELECT DISTINCT ON (key) p.n, k.key, coalesce(r.created_at, now()) AS at, r.prompt_tokens AS prompt,
-           r.completion_tokens AS completion
-      FROM jsonb_to_recordset(rows) AS r (ai_provider text, ai_model text, prompt_tokens bigint, completion_tokens bigint,
-                                          created_at timestamptz, cost_usd numeric, provider_cost_usd numeric)
-      JOIN jsonb_to_recordset(pairs) AS p (n integer, ai_provider text, ai_model text, starts timestamptz[],
-                                           times time[], tiers bigint[])
-     USING (ai_provider, ai_model)
-     CROSS JOIN LATERAL (SELECT concat_ws(' ', p.n, width_bucket(coalesce(r.created_at, now()), p.starts),
-       width_bucket(coalesce(r.created_at, now())::time, p.times), width_bucket(r.prompt_tokens - 1, p.tiers),
-       r.prompt_tokens > 0, r.completion_tokens > 0) AS key) k
-     WHERE r.cost_usd IS NULL AND r.provider_cost_usd IS NULL
-  LOOP
-    sets := sets || jsonb_build_object(part.key, @extschema@._token_usage_pricing_set(
-      @extschema@._token_usage_prices_in_force(books -> part.n::text, part.at, part.prompt),
-      part.prompt > 0, part.completion > 0));
-  END LOOP;
-  SELECT array_agg(@extschema@._token_usage_half_even(
-           CASE WHEN coalesce(r.set, 'null') = 'null' THEN NULL
-                WHEN coalesce(r.cache_read_tokens, r.cache_write_tokens, r.cache_write_1h_tokens, r.reasoning_tokens,
-                              r.input_audio_tokens, r.output_audio_tokens, r.input_image_tokens, r.output_image_tokens,
-                              r.web_search_requests) IS NULL AND r.prompt_tokens + r.completion_tokens < 1e15
-                THEN (CASE WHEN r.prompt_tokens > 0 THEN r.prompt_tokens * (r.set -> 'input')::numeric ELSE 0 END
-                      + CASE WHEN r.completion_tokens > 0 THEN r.completion_tokens * (r.set -> 'output')::numeric ELSE 0 END
-                      + coalesce((r.set -> 'request')::numeric, 0)) * 0.000001
-                ELSE @extschema@._token_usage_cost_by(r.set, to_jsonb(r) - 'set') END, 12) ORDER BY r.ordinality)
-    INTO costs
-    FROM (
-      SELECT r.*, CASE WHEN r.cost_usd IS NULL AND r.provider_cost_usd IS NULL AND r.not_tokens IS NOT TRUE THEN
-                    sets -> concat_ws(' ', p.n, width_bucket(coalesce(r.created_at, now()), p.starts),
-                      width_bucket(coalesce(r.created_at, now())::time, p.times),
-                      width_bucket(r.prompt_tokens - 1, p.tiers), r.prompt_tokens > 0, r.completion_tokens > 0)
-                  END AS set
-        FROM ROWS FROM (jsonb_to_recordset(rows) AS (
-               ai_provider text, ai_model text, prompt_tokens bigint, completion_tokens bigint, created_at timestamptz,
-               cost_usd numeric, provider_cost_usd numeric, not_tokens boolean, cache_read_tokens numeric,
-               cache_write_tokens numeric, cache_write_1h_tokens numeric, cache_read_audio_tokens numeric,
-               cache_read_image_tokens numeric, reasoning_tokens numeric, input_audio_tokens numeric,
-               output_audio_tokens numeric, input_image_tokens numeric, output_image_tokens numeric,
-               web_search_requests numeric)) WITH ORDINALITY AS r
-        LEFT JOIN jsonb_to_recordset(pairs) AS p (n integer, ai_provider text, ai_model text, starts timestamptz[],
-                                                  times time[], tiers bigint[])
-       USING (ai_provider, ai_model)) r;
-  RETURN costs;
-END
-$function$;
-
--- Reads and prices events: the rows to insert, what they cost and why, and the statements that insert and find them.
-CREATE OR REPLACE FUNCTION @extschema@._token_usage_record_plan(
-  path name[], events jsonb, argument text, OUT ledger oid, OUT rows jsonb, OUT usd numeric[], OUT rub numeric[],
-  OUT sources text[], OUT insert_text text, OUT find_text text, OUT request_ids text[])
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' AS $function$
-#variable_conflict use_variable
-DECLARE
-  rates text;
-  book numeric[];
-  family text;
-  bad record;
+  target text := @extschema@._token_usage_table(ledger, 'token_usage'::text);
   col record;
   columns text := '';
   expressions text := '';
-  unique_key boolean;
   key_type text;
 BEGIN
+  -- The ledger's own types: an adopted one may have others than ours, and defaults where an event says nothing.
+  FOR col IN
+    SELECT k.name, k.family, format('%I.%I', n.nspname, y.typname) AS type, pg_get_expr(d.adbin, d.adrelid) AS default_text
+      FROM @extschema@._token_usage_columns(ledger) k
+      JOIN pg_attribute a ON a.attrelid = ledger AND a.attname = k.name AND a.attnum > 0 AND NOT a.attisdropped
+      JOIN pg_type y ON y.oid = a.atttypid JOIN pg_namespace n ON n.oid = y.typnamespace
+      LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+     WHERE a.attgenerated = '' AND k.name = ANY (('{user_id,agent_id,ai_provider,ai_model,prompt_tokens,completion_tokens,content_id,workflow_id,'
+             'request_id,endpoint,platform,content_type,task_type,execution_time_ms,request_metadata,'
+             'response_metadata,created_at,cache_read_tokens,cache_write_tokens,cache_write_1h_tokens,'
+             'cache_read_audio_tokens,cache_read_image_tokens,reasoning_tokens,input_audio_tokens,'
+             'output_audio_tokens,input_image_tokens,output_image_tokens,web_search_requests,cost_usd,'
+             'cost_rub,cost_source}')::text[] || 'total_tokens'::text)
+     ORDER BY a.attnum
+  LOOP
+    columns := concat(columns, ', ', quote_ident(col.name));
+    expressions := concat(expressions, ', ', CASE
+      WHEN col.name = 'total_tokens' THEN '(r.prompt_tokens OPERATOR(pg_catalog.+) r.completion_tokens)::' || col.type
+      WHEN col.name = 'created_at' THEN format('coalesce(%s, %s)',
+        CASE col.family WHEN 'timestamp' THEN 'pg_catalog.timezone(''UTC''::pg_catalog.text, r.created_at)'
+                        ELSE 'r.created_at' END,
+        CASE WHEN col.default_text IS NOT NULL AND col.default_text NOT IN ('now()', 'CURRENT_TIMESTAMP')
+             THEN col.default_text
+             WHEN col.family = 'timestamp' THEN 'pg_catalog.timezone(''UTC''::pg_catalog.text, pg_catalog.now())'
+             ELSE 'pg_catalog.now()' END)
+      WHEN col.default_text IS NOT NULL
+           AND col.name NOT IN ('prompt_tokens', 'completion_tokens', 'cost_usd', 'cost_rub', 'cost_source')
+        THEN format('coalesce(r.%I::%s, %s)', col.name, col.type, col.default_text)
+      ELSE format('r.%I::%s', col.name, col.type) END);
+    IF col.name = 'request_id' THEN
+      key_type := col.type;
+    END IF;
+  END LOOP;
+  RETURN format($text$
+    WITH inserted AS (
+      INSERT INTO %1$s AS t (%2$s)
+      SELECT %3$s
+        FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20,
+                    $21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31, $32)
+          WITH ORDINALITY AS r (
+             user_id, agent_id, ai_provider, ai_model, prompt_tokens, completion_tokens, content_id,
+             workflow_id, request_id, endpoint, platform, content_type, task_type, execution_time_ms,
+             request_metadata, response_metadata, created_at, cache_read_tokens, cache_write_tokens,
+             cache_write_1h_tokens, cache_read_audio_tokens, cache_read_image_tokens, reasoning_tokens,
+             input_audio_tokens, output_audio_tokens, input_image_tokens, output_image_tokens,
+             web_search_requests, cost_usd, cost_rub, cost_source, wanted, place)
+       WHERE r.wanted IS NOT FALSE%4$s
+       ORDER BY r.request_id COLLATE pg_catalog."C" NULLS FIRST, r.place
+      %5$s
+      RETURNING t.id, t.request_id, t.cost_usd, t.cost_rub)
+    SELECT pg_catalog.array_agg(i.id::pg_catalog.text), pg_catalog.array_agg(i.request_id::pg_catalog.text),
+           pg_catalog.array_agg(i.cost_usd::pg_catalog.text::pg_catalog.numeric),
+           pg_catalog.array_agg(i.cost_rub::pg_catalog.text::pg_catalog.numeric)
+      FROM inserted i$text$,
+    target, substr(columns, 3), substr(expressions, 3),
+    CASE WHEN unique_key THEN '' ELSE format(
+      ' AND (r.request_id IS NULL OR NOT EXISTS (SELECT FROM %s o WHERE o.request_id OPERATOR(pg_catalog.=) r.request_id::%s))',
+      target, key_type) END,
+    CASE WHEN unique_key THEN 'ON CONFLICT (request_id) DO NOTHING' ELSE '' END);
+END
+$function$;
+
+-- The statement that finds the rows of some request_ids ($1): one JSON object of rows by request_id.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_record_find(ledger oid) RETURNS text
+LANGUAGE sql STABLE AS $function$
+  SELECT format($text$
+    SELECT pg_catalog.jsonb_object_agg(f.request_id, pg_catalog.to_jsonb(f.*)) FROM (
+      SELECT DISTINCT ON (t.request_id) t.request_id::pg_catalog.text AS request_id, t.id,
+             t.user_id::pg_catalog.text AS user_id, t.agent_id::pg_catalog.text AS agent_id,
+             t.ai_provider::pg_catalog.text AS ai_provider, t.ai_model::pg_catalog.text AS ai_model,
+             %1$s::pg_catalog.numeric AS prompt_tokens, %2$s::pg_catalog.numeric AS completion_tokens,
+             %3$s::pg_catalog.numeric AS total_tokens, %4$s AS cost_usd, %5$s AS cost_rub
+        FROM %6$s t WHERE t.request_id OPERATOR(pg_catalog.=) ANY ($1::%7$s[])
+       ORDER BY t.request_id, t.id) f$text$,
+    l.prompt, l.completion, l.total, l.cost_usd, l.cost_rub, @extschema@._token_usage_table(ledger, 'token_usage'::text),
+    (SELECT @extschema@._token_usage_key_type(c.family)
+       FROM @extschema@._token_usage_columns(ledger) c WHERE c.name = 'request_id'))
+    FROM @extschema@._token_usage_layout(ledger) l
+$function$;
+
+-- Reads and prices events: an array for each column, and the statements that insert and find them.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_record_plan(
+  path name[], events jsonb, batch boolean, OUT ledger oid, OUT insert_text text, OUT find_text text,
+  OUT warnings jsonb[], OUT wanted boolean[],
+  OUT user_id text[], OUT agent_id text[], OUT ai_provider text[], OUT ai_model text[], OUT prompt_tokens
+  bigint[], OUT completion_tokens bigint[], OUT content_id text[], OUT workflow_id text[], OUT request_id
+  text[], OUT endpoint text[], OUT platform text[], OUT content_type text[], OUT task_type text[], OUT
+  execution_time_ms bigint[], OUT request_metadata jsonb[], OUT response_metadata jsonb[], OUT created_at
+  timestamptz[], OUT cache_read_tokens bigint[], OUT cache_write_tokens bigint[], OUT cache_write_1h_tokens
+  bigint[], OUT cache_read_audio_tokens bigint[], OUT cache_read_image_tokens bigint[], OUT reasoning_tokens
+  bigint[], OUT input_audio_tokens bigint[], OUT output_audio_tokens bigint[], OUT input_image_tokens bigint[],
+  OUT output_image_tokens bigint[], OUT web_search_requests bigint[], OUT cost_usd numeric[], OUT cost_rub
+  numeric[], OUT cost_source text[])
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
+#variable_conflict use_variable
+DECLARE
+  rates text;
+  family text;
+  unique_key boolean;
+  bad record;
+BEGIN
   IF events IS NULL THEN
-    PERFORM @extschema@._token_usage_bad_argument(CASE argument WHEN 'event' THEN 'event' ELSE 'events' END, 'given', NULL);
-  ELSIF jsonb_typeof(events) <> 'array' THEN
-    PERFORM @extschema@._token_usage_bad_argument('events', 'an array', events::text);
+    PERFORM @extschema@._token_usage_bad_argument(CASE WHEN batch THEN 'events' ELSE 'event' END, 'given'::text, NULL::text);
+  ELSIF batch AND jsonb_typeof(events) <> 'array' THEN
+    PERFORM @extschema@._token_usage_bad_argument('events'::text, 'an array'::text, events::text);
   END IF;
   ledger := @extschema@._token_usage_ledger(path);
-  SELECT coalesce(jsonb_agg(CASE WHEN @extschema@._token_usage_event_is_plain(e.value) THEN e.value
-                                 ELSE @extschema@._token_usage_read_event(
-                                   e.value, CASE argument WHEN 'event' THEN 'event'
-                                                          ELSE format('events[%s]', e.ordinality - 1) END) END), '[]')
-    INTO rows FROM jsonb_array_elements(events) WITH ORDINALITY e;
+  rates := @extschema@._token_usage_beside(ledger, 'token_usage_exchange_rate'::text);
+  EXECUTE format($query$
+    WITH event AS MATERIALIZED (
+      SELECT e.*, coalesce(e.created_at, now()) AS at FROM @extschema@._token_usage_read_events($1, $2) e),
+    -- The price book is asked once for each model.
+    book AS MATERIALIZED (
+      SELECT d.ai_provider, d.ai_model, r.rows, u.*
+        FROM (SELECT DISTINCT ai_provider, ai_model FROM event WHERE ask_book) d
+       CROSS JOIN LATERAL (
+         SELECT @extschema@._token_usage_price_rows($3, d.ai_provider, d.ai_model) AS rows OFFSET 0) r
+       CROSS JOIN LATERAL @extschema@._token_usage_usual_prices(r.rows) u)
+    SELECT array_agg(to_jsonb(e.warnings)),
+           array_agg(e.user_id), array_agg(e.agent_id),
+           array_agg(e.ai_provider), array_agg(e.ai_model),
+           array_agg(e.counts[1]), array_agg(e.counts[2]),
+           array_agg(e.content_id), array_agg(e.workflow_id),
+           array_agg(e.request_id), array_agg(e.endpoint),
+           array_agg(e.platform), array_agg(e.content_type),
+           array_agg(e.task_type), array_agg(e.execution_time_ms),
+           array_agg(e.request_metadata), array_agg(e.response_metadata),
+           array_agg(e.created_at), array_agg(e.counts[4]),
+           array_agg(e.counts[5]), array_agg(e.counts[7]),
+           array_agg(e.counts[8]), array_agg(e.counts[9]),
+           array_agg(e.counts[10]), array_agg(e.counts[11]),
+           array_agg(e.counts[12]), array_agg(e.counts[13]),
+           array_agg(e.counts[14]), array_agg(e.counts[16]), array_agg(e.usd
+          ), array_agg(e.rub), array_agg(e.source)
+      FROM (SELECT e.*, coalesce(e.stated_rub, %2$s) AS rub,
+                   coalesce(e.cost_source, CASE WHEN e.usd IS NOT NULL THEN 'price_book' END) AS source
+              FROM (SELECT e.*, CASE WHEN e.ask_book THEN %1$s ELSE e.stated_usd END AS usd
+                      FROM event e LEFT JOIN book p
+                        ON p.ai_provider = e.ai_provider AND p.ai_model = e.ai_model OFFSET 0) e
+             ORDER BY e.place) e$query$,
+    @extschema@._token_usage_cost_expression(),
+    CASE WHEN rates IS NULL THEN 'NULL::numeric' ELSE format(
+      '(SELECT @extschema@._token_usage_half_even(e.usd * x.rate, 12) FROM %s x WHERE x.currency = ''RUB'''
+      ' AND x.valid_from <= e.at ORDER BY x.valid_from DESC LIMIT 1)', rates) END)
+    INTO warnings,
+         user_id, agent_id, ai_provider, ai_model, prompt_tokens, completion_tokens, content_id, workflow_id,
+         request_id, endpoint, platform, content_type, task_type, execution_time_ms, request_metadata,
+         response_metadata, created_at, cache_read_tokens, cache_write_tokens, cache_write_1h_tokens,
+         cache_read_audio_tokens, cache_read_image_tokens, reasoning_tokens, input_audio_tokens,
+         output_audio_tokens, input_image_tokens, output_image_tokens, web_search_requests, cost_usd, cost_rub,
+         cost_source
+    USING events, batch, ledger;
 
   family := (SELECT c.family FROM @extschema@._token_usage_columns(ledger) c WHERE c.name = 'user_id');
-  IF family <> 'text' THEN
+  IF family IN ('integer', 'uuid') THEN
     FOR bad IN
-      SELECT r.user_id, r.ordinality - 1 AS n
-        FROM ROWS FROM (jsonb_to_recordset(rows) AS (user_id text)) WITH ORDINALITY AS r
-       WHERE CASE family WHEN 'integer' THEN r.user_id !~ '^ *[+-]?[0-9]{1,18} *$' AND NOT (
-                           r.user_id ~ '^ *[+-]?[0-9]{1,30} *$' AND
-                           r.user_id::numeric BETWEEN -9223372036854775808 AND 9223372036854775807)
-             WHEN 'uuid' THEN
-               r.user_id !~* '^(([0-9a-f]{4}-?){7}[0-9a-f]{4}|[{]([0-9a-f]{4}-?){7}[0-9a-f]{4}[}])$' END
+      SELECT u.id, u.n FROM unnest(user_id) WITH ORDINALITY u (id, n)
+       WHERE CASE family WHEN 'integer' THEN u.id !~ '^ *[+-]?[0-9]{1,18} *$' AND NOT (
+                           u.id ~ '^ *[+-]?[0-9]{1,30} *$' AND
+                           u.id::numeric BETWEEN -9223372036854775808 AND 9223372036854775807)
+             ELSE u.id !~* '^(([0-9a-f]{4}-?){7}[0-9a-f]{4}|[{]([0-9a-f]{4}-?){7}[0-9a-f]{4}[}])$' END
        LIMIT 1
     LOOP
       PERFORM @extschema@._token_usage_bad_argument(
-        CASE argument WHEN 'event' THEN 'event.user_id' ELSE format('events[%s].user_id', bad.n) END,
-        CASE family WHEN 'uuid' THEN 'a uuid' ELSE 'a bigint' END, bad.user_id);
+        CASE WHEN batch THEN format('events[%s].user_id', bad.n - 1) ELSE 'event.user_id' END,
+        CASE family WHEN 'uuid' THEN 'a uuid' ELSE 'a bigint' END, bad.id);
     END LOOP;
   END IF;
-
-  book := @extschema@._token_usage_book_costs(ledger, rows);
-  rates := @extschema@._token_usage_beside(ledger, 'token_usage_exchange_rate');
-  EXECUTE format($query$
-    SELECT array_agg(s.usd ORDER BY s.ordinality),
-           array_agg(coalesce(s.rub, %s) ORDER BY s.ordinality),
-           array_agg(CASE WHEN s.stated THEN 'event' WHEN s.provider_cost_usd IS NOT NULL THEN 'provider'
-                          WHEN s.not_tokens THEN 'other' WHEN s.usd IS NOT NULL THEN 'price_book' END
-                     ORDER BY s.ordinality),
-           array_agg(s.request_id ORDER BY s.ordinality)
-      FROM (SELECT r.ordinality, r.request_id, r.cost_usd IS NOT NULL OR r.cost_rub IS NOT NULL AS stated, r.provider_cost_usd,
-                   r.not_tokens, coalesce(r.created_at, now()) AS at, r.cost_rub AS rub,
-                   CASE WHEN r.cost_usd IS NOT NULL THEN r.cost_usd
-                        WHEN r.provider_cost_usd IS NOT NULL
-                        THEN @extschema@._token_usage_half_even(r.provider_cost_usd, 12)
-                        ELSE $2[r.ordinality] END AS usd
-              FROM ROWS FROM (jsonb_to_recordset($1) AS (
-                     cost_usd numeric, cost_rub numeric, provider_cost_usd numeric, not_tokens boolean,
-                     created_at timestamptz, request_id text)) WITH ORDINALITY AS r OFFSET 0) s$query$,
-    CASE WHEN rates IS NULL THEN 'NULL' ELSE format(
-      '(SELECT @extschema@._token_usage_half_even(s.usd * x.rate, 12) FROM %s x WHERE x.currency = ''RUB'''
-      ' AND x.valid_from <= s.at ORDER BY x.valid_from DESC LIMIT 1)', rates) END)
-    INTO usd, rub, sources, request_ids USING rows, book;
-
-  -- The ledger's own types: an adopted one may have others than ours, and defaults where an event says nothing.
-  FOR col IN
-    SELECT a.attname AS name, format('%I.%I', n.nspname, y.typname) AS type, pg_get_expr(d.adbin, d.adrelid) AS default_text,
-           k.family
-      FROM @extschema@._token_usage_columns(ledger) k JOIN pg_attribute a ON a.attrelid = ledger AND a.attname = k.name
-      JOIN pg_type y ON y.oid = a.atttypid JOIN pg_namespace n ON n.oid = y.typnamespace
-      LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
-     WHERE a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
-       AND a.attname = ANY (@extschema@._token_usage_event_keys() || '{cost_source}')
-     ORDER BY a.attnum
-  LOOP
-    columns := columns || format(', %I', col.name);
-    expressions := expressions || ', ' || CASE
-      WHEN col.name = 'total_tokens' THEN '(r.prompt_tokens OPERATOR(pg_catalog.+) r.completion_tokens)::' || col.type
-      WHEN col.name = 'cost_usd' THEN 'r.usd::' || col.type
-      WHEN col.name = 'cost_rub' THEN 'r.rub::' || col.type
-      WHEN col.name = 'cost_source' THEN 'r.source::' || col.type
-      WHEN col.name = 'created_at' THEN format('coalesce(%s, %s)',
-        CASE col.family WHEN 'timestamp' THEN 'pg_catalog.timezone(''UTC'', r.created_at)' ELSE 'r.created_at' END,
-        CASE WHEN col.default_text IS NOT NULL AND col.default_text NOT IN ('now()', 'CURRENT_TIMESTAMP') THEN col.default_text
-             WHEN col.family = 'timestamp' THEN 'pg_catalog.timezone(''UTC'', pg_catalog.now())'
-             ELSE 'pg_catalog.now()' END)
-      WHEN col.default_text IS NOT NULL AND col.name NOT IN ('prompt_tokens', 'completion_tokens')
-        THEN format('coalesce(r.%I::%s, %s)', col.name, col.type, col.default_text)
-      ELSE format('r.%I::%s', col.name, col.type) END;
-    IF col.name = 'request_id' THEN
-      key_type := CASE col.family WHEN 'uuid' THEN 'uuid' ELSE 'text' END;
-    END IF;
-  END LOOP;
-  IF key_type = 'uuid' THEN
-    rows := (SELECT jsonb_agg(CASE WHEN r.value ? 'request_id' THEN jsonb_set(
-               r.value, '{request_id}', to_jsonb((r.value ->> 'request_id')::uuid)) ELSE r.value END ORDER BY r.ordinality)
-               FROM jsonb_array_elements(rows) WITH ORDINALITY r);
-    request_ids := request_ids::uuid[]::text[];
+  IF 'uuid' = (SELECT c.family FROM @extschema@._token_usage_columns(ledger) c WHERE c.name = 'request_id') THEN
+    request_id := request_id::uuid[]::text[];
   END IF;
   unique_key := EXISTS (
     SELECT FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attname = 'request_id'
@@ -4423,153 +4485,122 @@ BEGIN
   IF NOT unique_key THEN
     -- An adopted table in which an id repeats: sessions that record the same id take turns.
     PERFORM pg_advisory_xact_lock(hashtextextended(k.id, ledger::bigint))
-       FROM (SELECT DISTINCT id COLLATE "C" AS id FROM unnest(request_ids) id WHERE id IS NOT NULL ORDER BY 1) k;
+       FROM (SELECT DISTINCT r.id COLLATE "C" AS id FROM unnest(request_id) r (id) WHERE r.id IS NOT NULL ORDER BY 1) k;
+    wanted := @extschema@._token_usage_record_left(request_id, '{}'::text[], '{}'::jsonb);
   END IF;
-  insert_text := format($text$
-    WITH inserted AS (
-      INSERT INTO %1$s AS t (%2$s)
-      SELECT %3$s
-        FROM ROWS FROM (
-          pg_catalog.jsonb_to_recordset($1) AS (%4$s), pg_catalog.unnest($2::pg_catalog.numeric[]),
-          pg_catalog.unnest($3::pg_catalog.numeric[]), pg_catalog.unnest($4::pg_catalog.text[]))
-          WITH ORDINALITY AS r (%5$s, usd, rub, source, ordinality)
-       WHERE r.ordinality OPERATOR(pg_catalog.=) ANY ($5::pg_catalog.int8[])%6$s
-       ORDER BY r.request_id COLLATE pg_catalog."C" NULLS FIRST, r.ordinality
-      %7$s
-      RETURNING t.id, t.request_id, t.cost_usd, t.cost_rub)
-    SELECT pg_catalog.array_agg(i.id::pg_catalog.text), pg_catalog.array_agg(i.request_id::pg_catalog.text),
-           pg_catalog.array_agg(i.cost_usd::pg_catalog.text::pg_catalog.numeric),
-           pg_catalog.array_agg(i.cost_rub::pg_catalog.text::pg_catalog.numeric)
-      FROM inserted i$text$,
-    @extschema@._token_usage_table(ledger, 'token_usage'::text), substr(columns, 3), substr(expressions, 3),
-    regexp_replace(@extschema@._token_usage_event_columns(), ' (text|numeric|jsonb|timestamptz)', E' pg_catalog.\\1', 'g'),
-    regexp_replace(@extschema@._token_usage_event_columns(), ' (text|numeric|jsonb|timestamptz)', '', 'g'),
-    CASE WHEN unique_key THEN '' ELSE format(
-      ' AND (r.request_id IS NULL OR NOT EXISTS'
-      ' (SELECT FROM %s o WHERE o.request_id OPERATOR(pg_catalog.=) r.request_id::pg_catalog.%s))',
-      @extschema@._token_usage_table(ledger, 'token_usage'::text), key_type) END,
-    CASE WHEN unique_key THEN 'ON CONFLICT (request_id) DO NOTHING' ELSE '' END);
-  find_text := format($text$
-    SELECT pg_catalog.jsonb_object_agg(f.request_id, pg_catalog.to_jsonb(f.*)) FROM (
-      SELECT DISTINCT ON (t.request_id) t.request_id::pg_catalog.text AS request_id, t.id,
-             t.user_id::pg_catalog.text AS user_id, t.agent_id::pg_catalog.text AS agent_id,
-             t.ai_provider::pg_catalog.text AS ai_provider, t.ai_model::pg_catalog.text AS ai_model,
-             coalesce(t.prompt_tokens, 0)::pg_catalog.text::pg_catalog.numeric AS prompt_tokens,
-             coalesce(t.completion_tokens, 0)::pg_catalog.text::pg_catalog.numeric AS completion_tokens,
-             t.total_tokens::pg_catalog.text::pg_catalog.numeric AS total_tokens,
-             t.cost_usd::pg_catalog.text::pg_catalog.numeric AS cost_usd,
-             t.cost_rub::pg_catalog.text::pg_catalog.numeric AS cost_rub
-        FROM %s t WHERE t.request_id OPERATOR(pg_catalog.=) ANY ($1::pg_catalog.%s[])
-       ORDER BY t.request_id, t.id) f$text$, @extschema@._token_usage_table(ledger, 'token_usage'::text), key_type);
+  insert_text := @extschema@._token_usage_record_insert(ledger, unique_key);
+  find_text := @extschema@._token_usage_record_find(ledger);
 END
 $function$;
 
 -- The request_ids whose rows must be looked for: not inserted just now, or repeated in the batch. NULL: none.
 CREATE OR REPLACE FUNCTION @extschema@._token_usage_record_seek(request_ids text[], keys text[]) RETURNS text[]
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $function$
-  SELECT array_agg(s.id) FROM (
-    SELECT r.id FROM unnest(request_ids) r (id) WHERE r.id IS NOT NULL GROUP BY r.id HAVING count(*) > 1
-     UNION
-    (SELECT r.id FROM unnest(request_ids) r (id) WHERE r.id IS NOT NULL EXCEPT SELECT k FROM unnest(keys) k)) s
+  SELECT CASE WHEN cardinality(request_ids) > cardinality(keys) THEN (
+    SELECT array_agg(s.id) FROM (
+      SELECT r.id FROM unnest(request_ids) r (id) WHERE r.id IS NOT NULL GROUP BY r.id HAVING count(*) > 1
+       UNION
+      (SELECT r.id FROM unnest(request_ids) r (id) WHERE r.id IS NOT NULL EXCEPT SELECT k FROM unnest(keys) k)) s) END
 $function$;
 
--- The events to insert: at first (`found` is NULL) each without a request_id and the first of each request_id, later
--- those whose request_id has no row. NULL: none.
-CREATE OR REPLACE FUNCTION @extschema@._token_usage_record_left(request_ids text[], keys text[], found jsonb) RETURNS bigint[]
+-- Which events are still to be inserted: the first of each request_id that has no row in `present`. NULL: none.
+-- Those without a request_id went in with the first statement; before it, `keys` is empty.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_record_left(request_ids text[], keys text[], present jsonb)
+RETURNS boolean[]
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $function$
-  SELECT array_agg(s.n) FROM (
-    SELECT r.n FROM unnest(request_ids) WITH ORDINALITY r (id, n) WHERE r.id IS NULL AND found IS NULL
-     UNION ALL
-    SELECT min(r.n) FROM unnest(request_ids) WITH ORDINALITY r (id, n)
-     WHERE r.id IS NOT NULL AND NOT coalesce(found ? r.id, false)
-       AND NOT EXISTS (SELECT FROM unnest(keys) k WHERE k = r.id) GROUP BY r.id) s
+  SELECT CASE WHEN bool_or(s.wanted) THEN array_agg(s.wanted ORDER BY s.n) END
+    FROM (SELECT r.n, CASE WHEN r.id IS NULL THEN present = '{}' AND cardinality(keys) = 0
+                           ELSE NOT present ? r.id AND NOT coalesce(r.id = ANY (keys), false)
+                                AND row_number() OVER (PARTITION BY r.id ORDER BY r.n) = 1 END AS wanted
+            FROM unnest(request_ids) WITH ORDINALITY r (id, n)) s
 $function$;
 
 -- A row with this request_id is there and the caller may not see it: another user's.
-CREATE OR REPLACE FUNCTION @extschema@._token_usage_record_hidden(request_ids text[], n bigint, argument text) RETURNS void
-LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $function$
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_record_hidden(request_ids text[], wanted boolean[], batch boolean)
+RETURNS void LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+  n integer := array_position(wanted, true);
 BEGIN
   RAISE EXCEPTION USING ERRCODE = 'unique_violation', MESSAGE = format(
     'token_usage: %s.request_id must be new or repeat the same facts, got %s with another user_id',
-    CASE argument WHEN 'event' THEN 'event' ELSE format('events[%s]', n - 1) END,
-    @extschema@._token_usage_shown(request_ids[n]));
+    CASE WHEN batch THEN format('events[%s]', n - 1) ELSE 'event' END, @extschema@._token_usage_shown(request_ids[n]));
 END
 $function$;
 
--- The results, in order. `ids` ... are what was inserted, in the order of insertion; `present` the rows that were there.
-CREATE OR REPLACE FUNCTION @extschema@._token_usage_record_results(
-  ledger oid, rows jsonb, request_ids text[], argument text, ids text[], keys text[], usd numeric[], rub numeric[],
-  present jsonb) RETURNS jsonb
+-- Events that repeat a request_id must repeat its facts.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_record_check(
+  ledger oid, batch boolean, present jsonb, request_ids text[], users text[], agents text[], providers text[],
+  models text[], prompts bigint[], completions bigint[]) RETURNS void
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
-#variable_conflict use_variable
 DECLARE
-  number boolean := (SELECT c.family = 'integer' FROM @extschema@._token_usage_columns(ledger) c WHERE c.name = 'id');
-  user_family text := (SELECT c.family FROM @extschema@._token_usage_columns(ledger) c WHERE c.name = 'user_id');
+  family text := (SELECT c.family FROM @extschema@._token_usage_columns(ledger) c WHERE c.name = 'user_id');
   different record;
-  results jsonb;
 BEGIN
-  IF present IS NOT NULL THEN
-    FOR different IN
-      SELECT d.field, r.request_id, r.ordinality - 1 AS n
-        FROM ROWS FROM (jsonb_to_recordset(rows) AS (
-               user_id text, agent_id text, ai_provider text, ai_model text, prompt_tokens numeric,
-               completion_tokens numeric, request_id text)) WITH ORDINALITY AS r
-       CROSS JOIN LATERAL (SELECT present -> r.request_id AS row) f
-       CROSS JOIN LATERAL (SELECT CASE
-         WHEN f.row ->> 'user_id' IS DISTINCT FROM CASE user_family
-                WHEN 'integer' THEN r.user_id::bigint::text WHEN 'uuid' THEN r.user_id::uuid::text ELSE r.user_id END
-           THEN 'user_id'
-         WHEN f.row ->> 'agent_id' IS DISTINCT FROM r.agent_id THEN 'agent_id'
-         WHEN f.row ->> 'ai_provider' IS DISTINCT FROM r.ai_provider THEN 'ai_provider'
-         WHEN f.row ->> 'ai_model' IS DISTINCT FROM r.ai_model THEN 'ai_model'
-         WHEN (f.row -> 'prompt_tokens')::numeric IS DISTINCT FROM r.prompt_tokens THEN 'prompt_tokens'
-         WHEN (f.row -> 'completion_tokens')::numeric IS DISTINCT FROM r.completion_tokens THEN 'completion_tokens'
-         END AS field) d
-       WHERE f.row IS NOT NULL AND d.field IS NOT NULL
-       ORDER BY r.ordinality LIMIT 1
-    LOOP
-      RAISE EXCEPTION USING ERRCODE = 'unique_violation', MESSAGE = format(
-        'token_usage: %s.request_id must be new or repeat the same facts, got %s with another %s',
-        CASE argument WHEN 'event' THEN 'event' ELSE format('events[%s]', different.n) END,
-        @extschema@._token_usage_shown(different.request_id), different.field);
-    END LOOP;
-  END IF;
+  FOR different IN
+    SELECT d.field, r.id, r.n - 1 AS n
+      FROM unnest(request_ids, users, agents, providers, models, prompts, completions)
+             WITH ORDINALITY AS r (id, user_id, agent, provider, model, prompt, completion, n)
+     CROSS JOIN LATERAL (SELECT present -> r.id AS row) f
+     CROSS JOIN LATERAL (SELECT CASE
+       WHEN f.row ->> 'user_id' IS DISTINCT FROM CASE family
+              WHEN 'integer' THEN r.user_id::bigint::text WHEN 'uuid' THEN r.user_id::uuid::text ELSE r.user_id END
+         THEN 'user_id'
+       WHEN f.row ->> 'agent_id' IS DISTINCT FROM r.agent THEN 'agent_id'
+       WHEN f.row ->> 'ai_provider' IS DISTINCT FROM r.provider THEN 'ai_provider'
+       WHEN f.row ->> 'ai_model' IS DISTINCT FROM r.model THEN 'ai_model'
+       WHEN (f.row -> 'prompt_tokens')::numeric IS DISTINCT FROM r.prompt THEN 'prompt_tokens'
+       WHEN (f.row -> 'completion_tokens')::numeric IS DISTINCT FROM r.completion THEN 'completion_tokens'
+       END AS field) d
+     WHERE f.row IS NOT NULL AND d.field IS NOT NULL
+     ORDER BY r.n LIMIT 1
+  LOOP
+    RAISE EXCEPTION USING ERRCODE = 'unique_violation', MESSAGE = format(
+      'token_usage: %s.request_id must be new or repeat the same facts, got %s with another %s',
+      CASE WHEN batch THEN format('events[%s]', different.n) ELSE 'event' END,
+      @extschema@._token_usage_shown(different.id), different.field);
+  END LOOP;
+END
+$function$;
+
+-- The results, in order. ids, keys, usd and rub are what was inserted, in the order of insertion: those without a
+-- request_id in the order of their events. `present`: rows that were there, by request_id; NULL where all was inserted.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_record_results(
+  ledger oid, present jsonb, request_ids text[], providers text[], models text[], prompts bigint[], completions bigint[],
+  sources text[], warnings jsonb[], ids text[], keys text[], usd numeric[], rub numeric[]) RETURNS jsonb
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
   SELECT coalesce(jsonb_agg(CASE
-    WHEN f.row IS NOT NULL AND i.id IS NULL THEN jsonb_build_object(
+    WHEN i.id IS NULL THEN jsonb_build_object(
       'id', f.row -> 'id', 'created', false, 'prompt_tokens', f.row -> 'prompt_tokens',
-      'completion_tokens', f.row -> 'completion_tokens',
-      'total_tokens', coalesce(nullif(f.row -> 'total_tokens', 'null'), to_jsonb(r.prompt_tokens + r.completion_tokens)),
-      'cost_usd', to_jsonb(@extschema@._token_usage_half_even((f.row ->> 'cost_usd')::numeric, 12)),
-      'cost_rub', to_jsonb(@extschema@._token_usage_half_even((f.row ->> 'cost_rub')::numeric, 12)),
+      'completion_tokens', f.row -> 'completion_tokens', 'total_tokens', f.row -> 'total_tokens',
+      'cost_usd', trim_scale((f.row ->> 'cost_usd')::numeric), 'cost_rub', trim_scale((f.row ->> 'cost_rub')::numeric),
       'warnings', '[]'::jsonb)
     ELSE jsonb_build_object(
-      'id', CASE WHEN number THEN to_jsonb(i.id::bigint) ELSE to_jsonb(i.id) END, 'created', true,
-      'prompt_tokens', r.prompt_tokens::bigint, 'completion_tokens', r.completion_tokens::bigint,
-      'total_tokens', (r.prompt_tokens + r.completion_tokens)::bigint,
-      'cost_usd', @extschema@._token_usage_half_even(i.usd, 12), 'cost_rub', @extschema@._token_usage_half_even(i.rub, 12),
-      'warnings', coalesce(r.warnings, '[]') || CASE WHEN i.usd IS NULL AND r.not_tokens IS NOT TRUE
-        THEN jsonb_build_array(format('no price is known for %s %s', r.ai_provider, r.ai_model)) ELSE '[]' END)
-    END ORDER BY r.ordinality), '[]')
-    INTO results
-    FROM (SELECT r.*, row_number() OVER (PARTITION BY request_id ORDER BY ordinality) AS nth
-            FROM ROWS FROM (jsonb_to_recordset(rows) AS (
-              ai_provider text, ai_model text, prompt_tokens numeric, completion_tokens numeric, warnings jsonb,
-              not_tokens boolean, request_id text)) WITH ORDINALITY AS r) r
-    -- Inserted rows without a request_id come in the order of their events.
-    LEFT JOIN (SELECT n.*, row_number() OVER (PARTITION BY n.key ORDER BY n.n) AS nth
-                 FROM unnest(ids, keys, usd, rub) WITH ORDINALITY n (id, key, usd, rub, n)) i
-      ON i.key IS NOT DISTINCT FROM r.request_id AND i.nth = r.nth
-   CROSS JOIN LATERAL (SELECT present -> r.request_id AS row) f;
-  RETURN results;
-END
+      'id', CASE WHEN k.number THEN to_jsonb(i.id::bigint) ELSE to_jsonb(i.id) END, 'created', true,
+      'prompt_tokens', r.prompt, 'completion_tokens', r.completion, 'total_tokens', r.prompt + r.completion,
+      'cost_usd', @extschema@._token_usage_half_even(i.usd, 12),
+      'cost_rub', @extschema@._token_usage_half_even(i.rub, 12),
+      'warnings', CASE WHEN i.usd IS NULL AND r.source IS DISTINCT FROM 'other'
+                       THEN r.warnings || jsonb_build_array(format('no price is known for %s %s', r.provider, r.model))
+                       ELSE r.warnings END) END ORDER BY r.n), '[]')
+    FROM (SELECT u.*, CASE WHEN u.id IS NULL THEN u.n - count(u.id) OVER (ORDER BY u.n)
+                           WHEN present IS NULL THEN 1
+                           ELSE row_number() OVER (PARTITION BY u.id ORDER BY u.n) END AS nth
+            FROM unnest(request_ids, providers, models, prompts, completions, sources, warnings)
+                   WITH ORDINALITY AS u (id, provider, model, prompt, completion, source, warnings, n)) r
+    LEFT JOIN (SELECT u.*, CASE WHEN u.key IS NULL THEN u.n - count(u.key) OVER (ORDER BY u.n) ELSE 1 END AS nth
+                 FROM unnest(ids, keys, usd, rub) WITH ORDINALITY AS u (id, key, usd, rub, n)) i
+      ON coalesce(i.key, '') = coalesce(r.id, '') AND i.nth = r.nth
+   CROSS JOIN LATERAL (SELECT present -> r.id AS row) f
+   CROSS JOIN (
+     SELECT c.family = 'integer' AS number FROM @extschema@._token_usage_columns(ledger) c WHERE c.name = 'id') k
 $function$;
 
 -- This one has no search_path of its own and so uses no operators.
-CREATE OR REPLACE FUNCTION @extschema@._token_usage_record(path name[], events jsonb, argument text) RETURNS jsonb
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_record(path name[], events jsonb, batch boolean) RETURNS jsonb
 LANGUAGE plpgsql AS $function$
 DECLARE
-  plan record := @extschema@._token_usage_record_plan(path, events, argument);
-  wanted bigint[] := @extschema@._token_usage_record_left(plan.request_ids, NULL, NULL);
+  plan record := @extschema@._token_usage_record_plan(path, events, batch);
+  wanted boolean[] := plan.wanted;
   ids text[] := '{}';
   keys text[] := '{}';
   usd numeric[] := '{}';
@@ -4579,30 +4610,38 @@ DECLARE
   new_usd numeric[];
   new_rub numeric[];
   sought text[];
-  found jsonb;
+  present jsonb;
 BEGIN
   -- More than once only where a row that was in the way is deleted in the same moment.
   FOR attempt IN 1 .. 5 LOOP
-    IF wanted IS NOT NULL THEN
-      EXECUTE plan.insert_text INTO new_ids, new_keys, new_usd, new_rub
-        USING plan.rows, plan.usd, plan.rub, plan.sources, wanted;
-      ids := pg_catalog.array_cat(ids, new_ids);
-      keys := pg_catalog.array_cat(keys, new_keys);
-      usd := pg_catalog.array_cat(usd, new_usd);
-      rub := pg_catalog.array_cat(rub, new_rub);
-    END IF;
-    sought := @extschema@._token_usage_record_seek(plan.request_ids, keys);
+    EXECUTE plan.insert_text INTO new_ids, new_keys, new_usd, new_rub
+      USING plan.user_id, plan.agent_id, plan.ai_provider, plan.ai_model, plan.prompt_tokens,
+              plan.completion_tokens, plan.content_id, plan.workflow_id, plan.request_id, plan.endpoint,
+              plan.platform, plan.content_type, plan.task_type, plan.execution_time_ms, plan.request_metadata,
+              plan.response_metadata, plan.created_at, plan.cache_read_tokens, plan.cache_write_tokens,
+              plan.cache_write_1h_tokens, plan.cache_read_audio_tokens, plan.cache_read_image_tokens,
+              plan.reasoning_tokens, plan.input_audio_tokens, plan.output_audio_tokens, plan.input_image_tokens,
+              plan.output_image_tokens, plan.web_search_requests, plan.cost_usd, plan.cost_rub, plan.cost_source, wanted;
+    ids := pg_catalog.array_cat(ids, new_ids);
+    keys := pg_catalog.array_cat(keys, new_keys);
+    usd := pg_catalog.array_cat(usd, new_usd);
+    rub := pg_catalog.array_cat(rub, new_rub);
+    sought := @extschema@._token_usage_record_seek(plan.request_id, keys);
     EXIT WHEN sought IS NULL;
-    EXECUTE plan.find_text INTO found USING sought;
-    found := coalesce(found, '{}');
-    wanted := @extschema@._token_usage_record_left(plan.request_ids, keys, found);
+    EXECUTE plan.find_text INTO present USING sought;
+    present := coalesce(present, '{}'::pg_catalog.jsonb);
+    PERFORM @extschema@._token_usage_record_check(
+      plan.ledger, batch, present, plan.request_id, plan.user_id, plan.agent_id, plan.ai_provider, plan.ai_model,
+      plan.prompt_tokens, plan.completion_tokens);
+    wanted := @extschema@._token_usage_record_left(plan.request_id, pg_catalog.array_append(keys, NULL), present);
     EXIT WHEN wanted IS NULL;
   END LOOP;
-  IF wanted IS NOT NULL AND sought IS NOT NULL THEN
-    PERFORM @extschema@._token_usage_record_hidden(plan.request_ids, wanted[1], argument);
+  IF sought IS NOT NULL AND wanted IS NOT NULL THEN
+    PERFORM @extschema@._token_usage_record_hidden(plan.request_id, wanted, batch);
   END IF;
   RETURN @extschema@._token_usage_record_results(
-    plan.ledger, plan.rows, plan.request_ids, argument, ids, keys, usd, rub, found);
+    plan.ledger, present, plan.request_id, plan.ai_provider, plan.ai_model, plan.prompt_tokens, plan.completion_tokens,
+    plan.cost_source, plan.warnings, ids, keys, usd, rub);
 END
 $function$;
 
@@ -4611,16 +4650,15 @@ $function$;
 -- with the same facts changes nothing. Errors: 22023 naming the key; 23505 for the same request_id with other facts.
 CREATE OR REPLACE FUNCTION @extschema@.token_usage_record(event jsonb) RETURNS jsonb
 LANGUAGE sql AS $function$
-  SELECT pg_catalog.jsonb_array_element(@extschema@._token_usage_record(
-    pg_catalog.current_schemas(false),
-    CASE WHEN event IS NOT NULL THEN pg_catalog.jsonb_build_array(event) END, 'event'), 0)
+  SELECT pg_catalog.jsonb_array_element(
+    @extschema@._token_usage_record(pg_catalog.current_schemas(false), event, false), 0)
 $function$;
 
 -- token_usage_record_batch(events): an array of events, all or nothing; errors name the event (`events[17].user_id`).
 -- Returns the array of their results, in order.
 CREATE OR REPLACE FUNCTION @extschema@.token_usage_record_batch(events jsonb) RETURNS jsonb
 LANGUAGE sql AS $function$
-  SELECT @extschema@._token_usage_record(pg_catalog.current_schemas(false), events, 'events')
+  SELECT @extschema@._token_usage_record(pg_catalog.current_schemas(false), events, true)
 $function$;
 $token_usage$, '@extschema@', home);
 
@@ -4628,6 +4666,41 @@ $token_usage$, '@extschema@', home);
 -- Repricing: what the price book would now say of rows that it priced or left unpriced, and making it so. Section 6 of
 -- the contract. A cost that the application or the provider stated is never touched, and each change is kept in
 -- token_usage_reprice_log.
+
+-- What the price book says of requests: {"ai_provider", "ai_model", "created_at", counts by column}, in order.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_book_costs(ledger oid, requests jsonb) RETURNS numeric[]
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+  costs numeric[];
+BEGIN
+  EXECUTE format($query$
+    WITH request AS MATERIALIZED (
+      SELECT r.ai_provider, r.ai_model, r.created_at AS at, r.n,
+             ARRAY[r.prompt_tokens, r.completion_tokens, NULL, r.cache_read_tokens, r.cache_write_tokens, NULL,
+                   r.cache_write_1h_tokens, r.cache_read_audio_tokens, r.cache_read_image_tokens, r.reasoning_tokens,
+                   r.input_audio_tokens, r.output_audio_tokens, r.input_image_tokens, r.output_image_tokens, NULL,
+                   r.web_search_requests] AS counts
+        FROM ROWS FROM (jsonb_to_recordset($2) AS (
+               ai_provider text, ai_model text, created_at timestamptz, prompt_tokens bigint, completion_tokens bigint,
+               cache_read_tokens bigint, cache_write_tokens bigint, cache_write_1h_tokens bigint,
+               cache_read_audio_tokens bigint, cache_read_image_tokens bigint, reasoning_tokens bigint,
+               input_audio_tokens bigint, output_audio_tokens bigint, input_image_tokens bigint,
+               output_image_tokens bigint, web_search_requests bigint)) WITH ORDINALITY AS r (
+               ai_provider, ai_model, created_at, prompt_tokens, completion_tokens, cache_read_tokens, cache_write_tokens,
+               cache_write_1h_tokens, cache_read_audio_tokens, cache_read_image_tokens, reasoning_tokens,
+               input_audio_tokens, output_audio_tokens, input_image_tokens, output_image_tokens, web_search_requests, n)),
+    book AS MATERIALIZED (
+      SELECT d.ai_provider, d.ai_model, r.rows, u.*
+        FROM (SELECT DISTINCT ai_provider, ai_model FROM request) d
+       CROSS JOIN LATERAL (
+         SELECT @extschema@._token_usage_price_rows($1, d.ai_provider, d.ai_model) AS rows OFFSET 0) r
+       CROSS JOIN LATERAL @extschema@._token_usage_usual_prices(r.rows) u)
+    SELECT array_agg(%s ORDER BY e.n)
+      FROM request e LEFT JOIN book p ON p.ai_provider = e.ai_provider AND p.ai_model = e.ai_model$query$,
+    @extschema@._token_usage_cost_expression()) INTO costs USING ledger, requests;
+  RETURN costs;
+END
+$function$;
 
 CREATE OR REPLACE FUNCTION @extschema@._token_usage_has_source(ledger oid) RETURNS boolean
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
@@ -4689,7 +4762,6 @@ BEGIN
     USING user_id, NULL::text, start_date, end_date
   LOOP
     costs := @extschema@._token_usage_book_costs(ledger, chunk.rows);
-    CONTINUE WHEN costs IS NULL;
     RETURN QUERY EXECUTE format($query$
       SELECT c.id, trim_scale(c.old_usd), trim_scale(@extschema@._token_usage_decimal(c.new_usd)),
              trim_scale(c.old_rub), trim_scale(@extschema@._token_usage_decimal(c.new_rub))
