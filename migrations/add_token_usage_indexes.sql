@@ -159,7 +159,7 @@ $token_usage$, '@extschema@', home);
 
   EXECUTE replace($token_usage$
 -- Money is decimal (rule 4 of the contract): what a stored cost counts as. core/decimal.cpp is the twin. Aggregates call
--- these functions under any search_path, so that all names and operators are qualified.
+-- these functions under any search_path, so that all names and operators are qualified. money.cpp and money_portable.sql hold the rest.
 
 -- `value` with more than 12 places, rounded half-even to 12; NULL for NaN and infinities, whose scale() is NULL. round() takes ties
 -- away from zero; where that was a tie and the digit before it is even, it is to stay.
@@ -173,6 +173,22 @@ RETURNS numeric LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $function$
     ELSE pg_catalog.round(value, 12)
   END
 $function$;
+
+-- The mean of `n` numbers whose sum is `total`, half away from zero to a whole number; NULL over none. div() is exact where `/`
+-- would have rounded once before.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_mean(total numeric, n numeric)
+RETURNS bigint LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $function$
+  SELECT CASE WHEN n OPERATOR(pg_catalog.>) 0.0 THEN
+    (pg_catalog.sign(total) OPERATOR(pg_catalog.*)
+     pg_catalog.div(2.0 OPERATOR(pg_catalog.*) pg_catalog.abs(total) OPERATOR(pg_catalog.+) n,
+                    2.0 OPERATOR(pg_catalog.*) n))::pg_catalog.int8
+  END
+$function$;
+$token_usage$, '@extschema@', home);
+
+  EXECUTE replace($token_usage$
+-- The portable twin of pg_ext/money.cpp. Aggregates call these functions under any search_path, so that all names and operators are
+-- qualified.
 
 -- The decimal that a number counts as; NULL for NULL, NaN and infinities.
 CREATE OR REPLACE FUNCTION @extschema@._token_usage_decimal(value numeric)
@@ -211,17 +227,6 @@ $function$;
 CREATE OR REPLACE FUNCTION @extschema@._token_usage_decimal(value integer)
 RETURNS numeric LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $function$
   SELECT value::pg_catalog.numeric
-$function$;
-
--- The mean of `n` numbers whose sum is `total`, half away from zero to a whole number; NULL over none. div() is exact where `/`
--- would have rounded once before.
-CREATE OR REPLACE FUNCTION @extschema@._token_usage_mean(total numeric, n numeric)
-RETURNS bigint LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $function$
-  SELECT CASE WHEN n OPERATOR(pg_catalog.>) 0.0 THEN
-    (pg_catalog.sign(total) OPERATOR(pg_catalog.*)
-     pg_catalog.div(2.0 OPERATOR(pg_catalog.*) pg_catalog.abs(total) OPERATOR(pg_catalog.+) n,
-                    2.0 OPERATOR(pg_catalog.*) n))::pg_catalog.int8
-  END
 $function$;
 $token_usage$, '@extschema@', home);
 
