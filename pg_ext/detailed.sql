@@ -153,7 +153,8 @@ BEGIN
   SELECT c.* INTO key FROM @extschema@._token_usage_columns(ledger) AS c WHERE c.name = 'id';
   IF key.family <> 'integer' THEN
     RAISE EXCEPTION USING ERRCODE = '42804',
-      MESSAGE = 'token_usage: column id has type ' || key.type_name || ', token_usage_detailed needs an integer type',
+      MESSAGE = format('token_usage: column id has type %s, token_usage_detailed needs an integer type',
+                       format_type(key.type, key.modifier)),
       HINT = 'token_usage_detailed_text gives the same rows with id as text; token_usage_detailed_json works as it is.';
   END IF;
   RETURN QUERY
@@ -207,7 +208,7 @@ BEGIN
   PERFORM @extschema@._token_usage_check_page(user_id, page_limit, page_offset);
   ledger := @extschema@._token_usage_ledger(path);
   user_id := @extschema@._token_usage_user(ledger, user_id);
-  family := (SELECT c.family FROM @extschema@._token_usage_columns(ledger) AS c WHERE c.name = 'id');
+  family := @extschema@._token_usage_column_family(ledger, 'id'::text);
   SELECT jsonb_build_object('success', true, 'data', jsonb_build_object(
            'items', coalesce(jsonb_agg(jsonb_build_object(
               'id', CASE family WHEN 'integer' THEN to_jsonb(p.id::bigint) ELSE to_jsonb(p.id) END,

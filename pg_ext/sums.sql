@@ -6,7 +6,7 @@
 -- the bounds, ascending, at least two. dimension is none, agent or model. Rows are assigned by their instants, never by a local
 -- date, so that every report of a period adds up the same rows (rule 1); -infinity is no time.
 CREATE OR REPLACE FUNCTION @extschema@._token_usage_sums_sql(ledger oid, dimension text, has_agent boolean)
-RETURNS text LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+RETURNS text LANGUAGE plpgsql STABLE AS $function$
 DECLARE
   l record := @extschema@._token_usage_layout(ledger);
 BEGIN
