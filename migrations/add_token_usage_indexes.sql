@@ -9,11 +9,11 @@ BEGIN;
 
 DO $portable$
 DECLARE
-  home text := pg_catalog.quote_ident(pg_catalog.current_schema());
-  path text := pg_catalog.current_setting('search_path');
-  steps jsonb;
+  home pg_catalog.text := pg_catalog.quote_ident(pg_catalog.current_schema());
+  path pg_catalog.text := pg_catalog.current_setting('search_path');
+  steps pg_catalog.jsonb;
   portable record;
-  routines text;
+  routines pg_catalog.text;
 BEGIN
   -- Whatever else is on the search path, nothing here is looked up there.
   PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
@@ -723,7 +723,7 @@ $token_usage$, '@extschema@', home);
 -- the bounds, ascending, at least two. dimension is none, agent or model. Rows are assigned by their instants, never by a local
 -- date, so that every report of a period adds up the same rows (rule 1); -infinity is no time.
 CREATE OR REPLACE FUNCTION @extschema@._token_usage_sums_sql(ledger oid, dimension text, has_agent boolean)
-RETURNS text LANGUAGE plpgsql STABLE AS $function$
+RETURNS text LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
   l record := @extschema@._token_usage_layout(ledger);
 BEGIN
@@ -746,13 +746,37 @@ BEGIN
     format(l.bound, '$3[1]'), format(l.bound, '$3[pg_catalog.array_upper($3, 1)]'));
 END
 $function$;
+
+-- Goes back to the caller's search path, until the function ends that calls this and that sets search_path in its declaration. Row-level
+-- security policies of the ledger may call functions that expect it, as they would in any query of the caller.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_caller_path(path name[])
+RETURNS void LANGUAGE plpgsql STABLE AS $function$
+BEGIN
+  PERFORM set_config('search_path', coalesce(
+    (SELECT string_agg(quote_ident(p.nspname), ', ' ORDER BY p.place)
+       FROM unnest(path) WITH ORDINALITY AS p (nspname, place)), ''), true);
+END
+$function$;
+
+-- _token_usage_sums under the caller's search path; it is what reports call.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_ledger_sums(
+  path name[], ledger oid, user_id text, agent text, bounds timestamptz[], dimension text)
+RETURNS TABLE (bucket integer, key1 text, key2 text, requests_count bigint, prompt_tokens numeric,
+  completion_tokens numeric, total_tokens numeric, cost_usd numeric, cost_rub numeric, unpriced_count bigint,
+  execution_ms_sum numeric, execution_ms_count bigint)
+LANGUAGE plpgsql STABLE ROWS 100 SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+  PERFORM @extschema@._token_usage_caller_path(path);
+  RETURN QUERY SELECT s.* FROM @extschema@._token_usage_sums(ledger, user_id, agent, bounds, dimension) AS s;
+END
+$function$;
 $token_usage$, '@extschema@', home);
 
   EXECUTE replace($token_usage$
 -- token_usage_version(): the version of the installed functions, as text.
 CREATE OR REPLACE FUNCTION @extschema@.token_usage_version()
 RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $function$
-  SELECT '1.0.0'::text
+  SELECT '1.0.0'::pg_catalog.text
 $function$;
 $token_usage$, '@extschema@', home);
 
@@ -989,7 +1013,7 @@ BEGIN
            trim_scale(coalesce(sum(s.cost_usd), 0)), trim_scale(coalesce(sum(s.cost_rub), 0)),
            coalesce(sum(s.unpriced_count), 0)::bigint
       FROM (VALUES (1, 'today', 3), (2, 'this_month', 2), (3, 'all_time', 1)) AS p (place, period, first_bucket)
-      LEFT JOIN @extschema@._token_usage_sums(scope.ledger, scope.user_id, NULL::text, bounds, 'none'::text) AS s
+      LEFT JOIN @extschema@._token_usage_ledger_sums(path, scope.ledger, scope.user_id, NULL::text, bounds, 'none'::text) AS s
         ON s.bucket >= p.first_bucket
      GROUP BY p.place, p.period ORDER BY p.place;
 END
@@ -1015,7 +1039,7 @@ BEGIN
            @extschema@._token_usage_bigint(coalesce(s.total_tokens, 0), 'total_tokens'::text),
            trim_scale(coalesce(s.cost_usd, 0)), trim_scale(coalesce(s.cost_rub, 0)), coalesce(s.unpriced_count, 0)
       FROM generate_series(1, days::integer) AS d (bucket)
-      LEFT JOIN @extschema@._token_usage_sums(scope.ledger, scope.user_id, agent,
+      LEFT JOIN @extschema@._token_usage_ledger_sums(path, scope.ledger, scope.user_id, agent,
              @extschema@._token_usage_day_bounds(first_day, scope.last_day, scope.time_zone), 'none'::text) AS s ON s.bucket = d.bucket
      ORDER BY d.bucket;
 END
@@ -1048,7 +1072,7 @@ BEGIN
   RETURN QUERY
     SELECT s.key1, s.key2, s.requests_count, s.prompt_tokens, s.completion_tokens, s.total_tokens,
            s.cost_usd, s.cost_rub, s.unpriced_count, s.execution_ms_sum, s.execution_ms_count
-      FROM @extschema@._token_usage_sums(scope.ledger, scope.user_id, agent, bounds, dimension) AS s;
+      FROM @extschema@._token_usage_ledger_sums(path, scope.ledger, scope.user_id, agent, bounds, dimension) AS s;
 END
 $function$;
 
@@ -1201,11 +1225,17 @@ $token_usage$, '@extschema@', home);
   EXECUTE replace($token_usage$
 -- token_usage_detailed: the requests of a user, newest first, in pages; and how many there are.
 
--- Unix microseconds of a time, exactly (extract(epoch ...) alone is a float before PostgreSQL 14).
+-- Unix microseconds of a time, exactly (extract(epoch ...) alone is a float before PostgreSQL 14). This and the cursor are computed
+-- in the query of a page, which runs under the caller's search_path: all names and operators are qualified.
 CREATE OR REPLACE FUNCTION @extschema@._token_usage_micros(value timestamptz)
-RETURNS bigint LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $function$
-  SELECT extract(epoch FROM date_trunc('second', value AT TIME ZONE 'UTC'))::bigint * 1000000
-       + extract(microseconds FROM value AT TIME ZONE 'UTC')::bigint % 1000000
+RETURNS bigint LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $function$
+DECLARE
+  utc pg_catalog.timestamp := pg_catalog.timezone('UTC', value);
+BEGIN
+  RETURN (extract(epoch FROM pg_catalog.date_trunc('second', utc))::pg_catalog.int8 OPERATOR(pg_catalog.*) 1000000::pg_catalog.int8)
+    OPERATOR(pg_catalog.+)
+    pg_catalog.mod(extract(microseconds FROM utc)::pg_catalog.int8, 1000000::pg_catalog.int8);
+END
 $function$;
 
 CREATE OR REPLACE FUNCTION @extschema@._token_usage_from_micros(value bigint)
@@ -1215,8 +1245,11 @@ $function$;
 
 -- The cursor of a row: the form is told in core/cursor.h.
 CREATE OR REPLACE FUNCTION @extschema@._token_usage_cursor(created_at timestamptz, id text)
-RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $function$
-  SELECT encode(convert_to('1|' || @extschema@._token_usage_micros(created_at) || '|' || id, 'UTF8'), 'hex')
+RETURNS text LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $function$
+BEGIN
+  RETURN pg_catalog.encode(pg_catalog.convert_to(
+    pg_catalog.concat('1|', @extschema@._token_usage_micros(created_at), '|', id), 'UTF8'), 'hex');
+END
 $function$;
 
 -- What a cursor says, or the argument error. `family` is that of the ledger's id.
@@ -1264,23 +1297,24 @@ $function$;
 -- One page, and the row behind it where there is one: at most page_limit + 1 rows. A page by cursor is one stretch of an index, however
 -- deep it is. The outer query computes what only the rows of the page need.
 CREATE OR REPLACE FUNCTION @extschema@._token_usage_page(
-  ledger oid, user_id text, page_limit bigint, page_offset bigint, agent text, start_date timestamptz, end_date timestamptz,
+  path name[], ledger oid, user_id text, page_limit bigint, page_offset bigint, agent text, start_date timestamptz, end_date timestamptz,
   after text)
 RETURNS TABLE (id text, created_at timestamptz, agent_id text, ai_provider text, ai_model text, prompt_tokens bigint,
   completion_tokens bigint, total_tokens bigint, cost_usd numeric, cost_rub numeric, execution_time_ms numeric,
   platform text, content_type text, task_type text, content_id text, workflow_id text, request_id text, endpoint text,
   cursor text)
-LANGUAGE plpgsql STABLE AS $function$
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
   l record := @extschema@._token_usage_layout(ledger);
   behind record;
+  query text;
 BEGIN
   IF after IS NULL THEN
     SELECT NULL::timestamptz AS created_at, NULL::text AS id INTO behind;
   ELSE
     behind := @extschema@._token_usage_read_cursor(after, l.id_family);
   END IF;
-  RETURN QUERY EXECUTE format(
+  query := format(
     'SELECT p.id, p.at, p.agent, p.provider, p.model, p.prompt::pg_catalog.int8, p.completion::pg_catalog.int8,
             p.total::pg_catalog.int8, pg_catalog.trim_scale(p.usd), pg_catalog.trim_scale(p.rub),
             pg_catalog.trim_scale(p.execution), p.platform, p.content_type, p.task_type, p.content_id, p.workflow_id,
@@ -1301,8 +1335,11 @@ BEGIN
     @extschema@._token_usage_list_condition(l.of_user, l.of_agent, l.bound, agent, start_date, end_date),
     CASE WHEN after IS NOT NULL THEN
       format(' AND (t.created_at, %s) OPERATOR(pg_catalog.<) (%s, $6::%s)', l.id, format(l.bound, '$5'), l.id_type) END,
-    l.id)
-    USING user_id, agent, start_date, end_date, behind.created_at, behind.id, page_limit + 1, page_offset;
+    l.id);
+  page_limit := page_limit + 1;
+  PERFORM @extschema@._token_usage_caller_path(path);
+  RETURN QUERY EXECUTE query
+    USING user_id, agent, start_date, end_date, behind.created_at, behind.id, page_limit, page_offset;
 END
 $function$;
 
@@ -1332,7 +1369,7 @@ BEGIN
   ledger := @extschema@._token_usage_ledger(path);
   RETURN QUERY
     SELECT p.* FROM @extschema@._token_usage_page(
-      ledger, @extschema@._token_usage_user(ledger, user_id), page_limit, page_offset, agent, start_date, end_date,
+      path, ledger, @extschema@._token_usage_user(ledger, user_id), page_limit, page_offset, agent, start_date, end_date,
       after) AS p LIMIT page_limit;
 END
 $function$;
@@ -1363,23 +1400,25 @@ BEGIN
            p.total_tokens, p.cost_usd, p.cost_rub, p.execution_time_ms, p.platform, p.content_type, p.task_type,
            p.content_id, p.workflow_id, p.request_id, p.endpoint, p.cursor
       FROM @extschema@._token_usage_page(
-        ledger, @extschema@._token_usage_user(ledger, user_id), page_limit, page_offset, agent, start_date, end_date,
+        path, ledger, @extschema@._token_usage_user(ledger, user_id), page_limit, page_offset, agent, start_date, end_date,
         after) AS p LIMIT page_limit;
 END
 $function$;
 
 -- How many rows all pages hold.
 CREATE OR REPLACE FUNCTION @extschema@._token_usage_count(
-  ledger oid, user_id text, agent text, start_date timestamptz, end_date timestamptz)
-RETURNS bigint LANGUAGE plpgsql STABLE AS $function$
+  path name[], ledger oid, user_id text, agent text, start_date timestamptz, end_date timestamptz)
+RETURNS bigint LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
   l record := @extschema@._token_usage_layout(ledger);
+  query text;
   rows bigint;
 BEGIN
-  EXECUTE format('SELECT pg_catalog.count(*) FROM %s AS t WHERE %s',
+  query := format('SELECT pg_catalog.count(*) FROM %s AS t WHERE %s',
     @extschema@._token_usage_table(ledger, 'token_usage'::text),
-    @extschema@._token_usage_list_condition(l.of_user, l.of_agent, l.bound, agent, start_date, end_date))
-    INTO rows USING user_id, agent, start_date, end_date;
+    @extschema@._token_usage_list_condition(l.of_user, l.of_agent, l.bound, agent, start_date, end_date));
+  PERFORM @extschema@._token_usage_caller_path(path);
+  EXECUTE query INTO rows USING user_id, agent, start_date, end_date;
   RETURN rows;
 END
 $function$;
@@ -1393,7 +1432,7 @@ BEGIN
   PERFORM @extschema@._token_usage_check_user(user_id);
   ledger := @extschema@._token_usage_ledger(path);
   RETURN @extschema@._token_usage_count(
-    ledger, @extschema@._token_usage_user(ledger, user_id), agent, start_date, end_date);
+    path, ledger, @extschema@._token_usage_user(ledger, user_id), agent, start_date, end_date);
 END
 $function$;
 
@@ -1419,11 +1458,11 @@ BEGIN
               'created_at', @extschema@._token_usage_time_text(p.created_at),
               'content_type', p.content_type, 'platform', p.platform)
               ORDER BY p.place) FILTER (WHERE p.place <= page_limit), '[]'),
-           'total', @extschema@._token_usage_count(ledger, user_id, agent, start_date, end_date),
+           'total', @extschema@._token_usage_count(path, ledger, user_id, agent, start_date, end_date),
            'limit', page_limit, 'offset', page_offset, 'has_more', count(*) > page_limit,
            'next_cursor', CASE WHEN count(*) > page_limit THEN max(p.cursor) FILTER (WHERE p.place = page_limit) END))
     INTO body
-    FROM @extschema@._token_usage_page(ledger, user_id, page_limit, page_offset, agent, start_date, end_date, after)
+    FROM @extschema@._token_usage_page(path, ledger, user_id, page_limit, page_offset, agent, start_date, end_date, after)
          WITH ORDINALITY AS p (id, created_at, agent_id, ai_provider, ai_model, prompt_tokens, completion_tokens,
            total_tokens, cost_usd, cost_rub, execution_time_ms, platform, content_type, task_type, content_id, workflow_id,
            request_id, endpoint, cursor, place);

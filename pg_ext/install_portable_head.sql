@@ -9,11 +9,11 @@ BEGIN;
 
 DO $portable$
 DECLARE
-  home text := pg_catalog.quote_ident(pg_catalog.current_schema());
-  path text := pg_catalog.current_setting('search_path');
-  steps jsonb;
+  home pg_catalog.text := pg_catalog.quote_ident(pg_catalog.current_schema());
+  path pg_catalog.text := pg_catalog.current_setting('search_path');
+  steps pg_catalog.jsonb;
   portable record;
-  routines text;
+  routines pg_catalog.text;
 BEGIN
   -- Whatever else is on the search path, nothing here is looked up there.
   PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
