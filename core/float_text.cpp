@@ -23,12 +23,6 @@ std::string_view shortest_float(double value, FloatText &buffer) {
   return {buffer, static_cast<std::size_t>(end - buffer)};
 }
 
-std::string_view shortest_float(float value, FloatText &buffer) {
-  const auto end =
-      std::to_chars(buffer, buffer + sizeof buffer, value, std::chars_format::scientific).ptr;
-  return {buffer, static_cast<std::size_t>(end - buffer)};
-}
-
 #else
 
 namespace {
@@ -67,16 +61,6 @@ std::string_view shortest_float(double value, FloatText &buffer) {
     }
   }
   return float_digits(value, 17, buffer);
-}
-
-std::string_view shortest_float(float value, FloatText &buffer) {
-  for (int significant = 1; significant < 9; ++significant) {
-    const std::string_view text = print(static_cast<double>(value), significant, buffer);
-    if (std::strtof(buffer, nullptr) == value) {
-      return with_point(text, buffer);
-    }
-  }
-  return float_digits(static_cast<double>(value), 9, buffer);
 }
 
 #endif

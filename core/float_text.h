@@ -17,7 +17,6 @@ std::string_view float_digits(double value, int significant, FloatText &buffer);
 
 // The fewest digits that give the same float back, as `d.ddde+XX`.
 std::string_view shortest_float(double value, FloatText &buffer);
-std::string_view shortest_float(float value, FloatText &buffer);
 
 // The fewest digits that give the same double back, with an exponent only where that is shorter:
 // `0.1`, `1e+300`, `inf`, `nan`. For messages.

@@ -1,10 +1,11 @@
 # Puts together what is installed from pg_ext/*.sql, in the order in which the parts need each other: the script of the extension, and the
 # portable edition, which is committed, since those who use it have no make.
-token_usage_parts = arguments money ledger settings calendar sums
+token_usage_parts = ledger settings calendar sums
 token_usage_recording_parts = from_response exchange_rate prices import_prices record reprice
-token_usage_native_parts = $(token_usage_parts) native reports detailed json migrate recording_native $(token_usage_recording_parts)
-token_usage_portable_parts = $(token_usage_parts) version_portable zone_portable sums_portable decimal_sum_portable \
-	stats_portable reports detailed json migrate from_response_portable event_portable prices_portable \
+token_usage_native_parts = arguments money native $(token_usage_parts) reports detailed json migrate recording_native \
+	$(token_usage_recording_parts)
+token_usage_portable_parts = arguments money money_portable $(token_usage_parts) version_portable zone_portable sums_portable \
+	decimal_sum_portable stats_portable reports detailed json migrate from_response_portable event_portable prices_portable \
 	$(token_usage_recording_parts)
 
 # The extraction rules stand once, in core/usage_rules.json.

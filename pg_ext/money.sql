@@ -1,56 +1,35 @@
 -- Money is decimal (rule 4 of the contract): what a stored cost counts as. core/decimal.cpp is the twin. Aggregates call
--- these functions under any search_path, so that all names and operators are qualified.
+-- these functions under any search_path, so that all names and operators are qualified. money.cpp and money_portable.sql hold the rest.
 
 -- `value` with more than 12 places, rounded half-even to 12; NULL for NaN and infinities, whose scale() is NULL. round() takes ties
 -- away from zero; where that was a tie and the digit before it is even, it is to stay.
 CREATE OR REPLACE FUNCTION @extschema@._token_usage_half_even(value numeric)
-RETURNS numeric LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $function$
-  SELECT CASE
+RETURNS numeric LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $function$
+BEGIN
+  RETURN CASE
     WHEN pg_catalog.scale(value) IS NULL THEN NULL
     WHEN pg_catalog.abs(value OPERATOR(pg_catalog.-) pg_catalog.trunc(value, 12)) OPERATOR(pg_catalog.=) 0.0000000000005
      AND pg_catalog.mod(pg_catalog.trunc(value, 12), 0.000000000002) OPERATOR(pg_catalog.=) 0.0
       THEN pg_catalog.trunc(value, 12)
     ELSE pg_catalog.round(value, 12)
-  END
+  END;
+END
 $function$;
 
--- The decimal that a number counts as; NULL for NULL, NaN and infinities.
-CREATE OR REPLACE FUNCTION @extschema@._token_usage_decimal(value numeric)
-RETURNS numeric LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $function$
-  SELECT CASE WHEN pg_catalog.scale(value) OPERATOR(pg_catalog.<=) 12 THEN value
-              ELSE @extschema@._token_usage_half_even(value) END
-$function$;
-
--- The cast gives 15 significant digits. It comes behind the test, since infinity has no numeric before PostgreSQL 14.
-CREATE OR REPLACE FUNCTION @extschema@._token_usage_decimal(value double precision)
-RETURNS numeric LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $function$
-  SELECT CASE
-    WHEN value OPERATOR(pg_catalog.>) pg_catalog.float8 '-Infinity'
-     AND value OPERATOR(pg_catalog.<) pg_catalog.float8 'Infinity'
-      THEN @extschema@._token_usage_decimal(value::pg_catalog.numeric)
-  END
-$function$;
-
--- A real counts as the shortest decimal that gives the same real back. That is how the server prints it, unless
--- extra_float_digits says otherwise.
-CREATE OR REPLACE FUNCTION @extschema@._token_usage_decimal(value real)
-RETURNS numeric LANGUAGE sql IMMUTABLE PARALLEL SAFE SET extra_float_digits = 1 AS $function$
-  SELECT CASE
-    WHEN value OPERATOR(pg_catalog.>) pg_catalog.float4 '-Infinity'
-     AND value OPERATOR(pg_catalog.<) pg_catalog.float4 'Infinity'
-      THEN @extschema@._token_usage_decimal(value::pg_catalog.text::pg_catalog.numeric)
-  END
-$function$;
-
--- Integers are decimals already.
-CREATE OR REPLACE FUNCTION @extschema@._token_usage_decimal(value bigint)
-RETURNS numeric LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $function$
-  SELECT value::pg_catalog.numeric
-$function$;
-
-CREATE OR REPLACE FUNCTION @extschema@._token_usage_decimal(value integer)
-RETURNS numeric LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $function$
-  SELECT value::pg_catalog.numeric
+-- The text of an expression that gives the decimal of a column of that family (rule 4); NULL for one that is no number. For numeric it is
+-- written out, since to inline a function of SQL takes longer than to read a user's few rows.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_decimal_sql(column_name text, family text)
+RETURNS text LANGUAGE plpgsql IMMUTABLE AS $function$
+BEGIN
+  RETURN CASE family
+    WHEN 'integer' THEN column_name || '::pg_catalog.numeric'
+    WHEN 'numeric' THEN
+      format('CASE WHEN pg_catalog.scale(%s) OPERATOR(pg_catalog.<=) 12 THEN %s ELSE @extschema@._token_usage_half_even(%s) END',
+             column_name, column_name, column_name)
+    WHEN 'double' THEN format('@extschema@._token_usage_decimal(%s::pg_catalog.float8)', column_name)
+    WHEN 'real' THEN format('@extschema@._token_usage_decimal(%s::pg_catalog.float4)', column_name)
+  END;
+END
 $function$;
 
 -- The mean of `n` numbers whose sum is `total`, half away from zero to a whole number; NULL over none. div() is exact where `/`

@@ -12,10 +12,4 @@ inline double any_double(std::uint64_t bits) {
   return out;
 }
 
-inline float any_float(std::uint32_t bits) {
-  float out = 0;
-  std::memcpy(&out, &bits, sizeof out);
-  return out;
-}
-
 }  // namespace token_usage

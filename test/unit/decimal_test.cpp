@@ -193,6 +193,12 @@ TEST(Decimal, GivesTheNearestDouble) {
   // Just above the middle between two doubles: rounding twice would lose what lies past the middle.
   EXPECT_EQ(Decimal::from_text("9007199254740993.000000000001")->to_double(), 9007199254740994.0);
   EXPECT_EQ(Decimal::from_text("9007199254740993")->to_double(), 9007199254740992.0);
+  // The same where the excess is a remainder of the division: half-way between doubles 2^34 apart.
+  for (const char *text :
+       {"100000000000000013354663936.000000000001", "100000000000000013354663936",
+        "100000000000000030534533120.000000000001", "100000000000000030534533120"}) {
+    EXPECT_EQ(Decimal::from_text(text)->to_double(), std::strtod(text, nullptr)) << text;
+  }
   std::mt19937_64 random(11);
   for (int i = 0; i < 200'000; ++i) {
     const uint128 wide = (static_cast<uint128>(random()) << 64) | random();

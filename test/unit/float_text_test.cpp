@@ -21,8 +21,6 @@ TEST(FloatText, PrintsDigits) {
   EXPECT_EQ(float_digits(-123456.789, 3, buffer), "-1.23e+05");
   EXPECT_EQ(float_digits(1e300, 1, buffer), "1e+300");
   EXPECT_EQ(shortest_float(0.1, buffer), "1e-01");
-  EXPECT_EQ(shortest_float(0.1F, buffer), "1e-01");
-  EXPECT_EQ(shortest_float(-1234.567F, buffer), "-1.234567e+03");
   EXPECT_EQ(shortest_float(1760970625.123456, buffer), "1.760970625123456e+09");
   EXPECT_EQ(shortest_float(0.0, buffer), "0e+00");
 }
@@ -42,14 +40,10 @@ TEST(FloatText, ShortestTextGivesTheFloatBack) {
   std::mt19937_64 random(41);
   for (int i = 0; i < 100'000; ++i) {
     const double wide = any_double(random());
-    const float narrow = any_float(static_cast<std::uint32_t>(random()));
     FloatText buffer;
     if (std::isfinite(wide)) {
       ASSERT_EQ(std::strtod(std::string(shortest_float(wide, buffer)).c_str(), nullptr), wide);
       ASSERT_EQ(std::strtod(plain_float(wide).c_str(), nullptr), wide);
-    }
-    if (std::isfinite(narrow)) {
-      ASSERT_EQ(std::strtof(std::string(shortest_float(narrow, buffer)).c_str(), nullptr), narrow);
     }
   }
 }
