@@ -10,6 +10,7 @@ OBJS = \
 	core/arguments.o \
 	core/decimal.o \
 	core/event.o \
+	core/float_text.o \
 	core/json_reader.o \
 	core/measures.o \
 	core/price.o \

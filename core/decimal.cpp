@@ -1,11 +1,11 @@
 #include "decimal.h"
 
 #include <algorithm>
-#include <charconv>
 #include <cmath>
 #include <limits>
 
 #include "arguments.h"
+#include "float_text.h"
 
 namespace token_usage {
 
@@ -138,11 +138,8 @@ std::optional<Decimal> Decimal::from_double(double value) {
   if (short_decimal(value, 1e6, 1'000'000, units) || short_decimal(value, 1e9, 1'000, units)) {
     return from_units(units);
   }
-  // d.dddddddddddddde-XXX: 15 significant digits, correctly rounded.
-  char buffer[64];
-  const auto printed =
-      std::to_chars(buffer, buffer + sizeof buffer, value, std::chars_format::scientific, 14);
-  return from_text(std::string_view(buffer, static_cast<std::size_t>(printed.ptr - buffer)));
+  FloatText buffer;
+  return from_text(float_digits(value, 15, buffer));
 }
 
 std::string Decimal::to_string() const {
@@ -178,10 +175,20 @@ double Decimal::to_double() const {
   if (units_ <= exact && units_ >= -exact) {
     return static_cast<double>(units_) / 1e12;
   }
-  const std::string digits = to_string();
-  double out = 0;
-  std::from_chars(digits.data(), digits.data() + digits.size(), out);
-  return out;
+  // 10^12 is 5^12 * 2^12. The quotient by 5^12 has at least 56 bits here, more than the 53 that are
+  // kept, so whether it left a remainder only matters as a last bit, and the conversion rounds
+  // once.
+  constexpr uint128 divisor = 244'140'625;
+  const bool negative = units_ < 0;
+  uint128 rest = negative ? -static_cast<uint128>(units_) : static_cast<uint128>(units_);
+  int shift = 0;
+  while (rest >> 126U == 0) {
+    rest <<= 1U;
+    ++shift;
+  }
+  const uint128 quotient = rest / divisor | (rest % divisor != 0 ? 1U : 0U);
+  const double out = std::ldexp(static_cast<double>(quotient), -places - shift);
+  return negative ? -out : out;
 }
 
 std::int64_t rounded_mean(Decimal sum, std::int64_t count) {

@@ -4,6 +4,8 @@
 #include <cmath>
 #include <cstdio>
 
+#include "float_text.h"
+
 namespace token_usage {
 
 namespace {
@@ -174,17 +176,16 @@ std::optional<Micros> timestamp_from_real(double value) {
   }
   // The decimal that a person wrote, not the binary value just below it: 1760970625.000001 is not
   // ...000000.99. `d.ddde-XX` holds all its digits, so cutting them cuts the decimal.
-  char buffer[64];
-  const auto printed =
-      std::to_chars(buffer, buffer + sizeof buffer, value, std::chars_format::scientific);
-  std::string_view text(buffer, static_cast<std::size_t>(printed.ptr - buffer));
+  FloatText buffer;
+  std::string_view text = shortest_float(value, buffer);
+  const char *const end = text.data() + text.size();
   const bool negative = text.front() == '-';
   text.remove_prefix(negative ? 1 : 0);
   const std::size_t mark = text.find('e');
   const char *exponent_text = text.data() + mark + 1;
   exponent_text += *exponent_text == '+' ? 1 : 0;
   int exponent = 0;
-  std::from_chars(exponent_text, printed.ptr, exponent);
+  std::from_chars(exponent_text, end, exponent);
   // The first exponent + 1 digits are whole seconds, six more are microseconds.
   int kept = exponent + 7;
   Micros micros = 0;

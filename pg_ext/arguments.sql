@@ -1,9 +1,10 @@
--- The errors of token_usage (rule 9 of the contract): one message form for wrong arguments, the same text as in core/arguments.cpp.
+-- The errors of token_usage and the checks of arguments (rule 9 of the contract): the same texts as core/arguments.cpp gives.
 --
--- In all of pg_ext/*.sql, @extschema@ stands for the schema that the functions are installed in. A function that users call
--- holds qualified names and no operators, and hands the caller's search path on as data; the function
--- behind it (its name starts with an underscore) runs with search_path = pg_catalog, pg_temp. Functions called from
--- there inherit that setting.
+-- How all of pg_ext/*.sql is written (rule 10). @extschema@ stands for the schema that the functions are installed in.
+-- A function that users call holds qualified names and no operators, and hands the caller's search path on as data; the function
+-- behind it (its name starts with an underscore) runs with search_path = pg_catalog, pg_temp, and so do the functions that it
+-- calls. A call of a function of ours passes exactly the declared types and every argument, since someone else may be able to create
+-- a function of the same name in the same schema. Text literals hold no backslash, which standard_conforming_strings could change.
 
 -- `value` as an error shows it: NULL as NULL, no more than 200 characters.
 CREATE OR REPLACE FUNCTION @extschema@._token_usage_shown(value text) RETURNS text
@@ -35,37 +36,84 @@ BEGIN
 END
 $function$;
 
--- `value` where it lies in [low, high]; else the argument error.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_check_user(user_id text)
+RETURNS void LANGUAGE plpgsql IMMUTABLE AS $function$
+BEGIN
+  IF user_id IS NULL THEN
+    PERFORM @extschema@._token_usage_bad_argument('user_id'::text, 'given'::text, NULL::text);
+  END IF;
+END
+$function$;
+
+-- Raises the argument error where `value` is NULL or not in [low, high].
 CREATE OR REPLACE FUNCTION @extschema@._token_usage_check_range(argument text, value bigint, low bigint, high bigint)
-RETURNS bigint LANGUAGE plpgsql IMMUTABLE AS $function$
+RETURNS void LANGUAGE plpgsql IMMUTABLE AS $function$
 BEGIN
   IF value IS NULL OR value < low OR value > high THEN
     PERFORM @extschema@._token_usage_bad_argument(
-      argument, 'a whole number from ' || low || ' to ' || high, value::text);
+      argument, concat('a whole number from ', low, ' to ', high), value::text);
   END IF;
-  RETURN value;
 END
 $function$;
 
--- A sum of token counts as 64 bits; past them the error that names the column, SQLSTATE 22003.
+-- A sum of token counts as 64 bits; past them the error that names the column, SQLSTATE 22003 (rule 6). An aggregate calls it
+-- under any search_path.
 CREATE OR REPLACE FUNCTION @extschema@._token_usage_bigint(value numeric, measure text)
-RETURNS bigint LANGUAGE plpgsql IMMUTABLE AS $function$
+RETURNS bigint LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $function$
 BEGIN
-  IF value > 9223372036854775807 THEN
+  IF value OPERATOR(pg_catalog.>) 9223372036854775807::pg_catalog.numeric
+     OR value OPERATOR(pg_catalog.<) (-9223372036854775808)::pg_catalog.numeric THEN
     RAISE EXCEPTION USING ERRCODE = '22003',
       MESSAGE = pg_catalog.concat('token_usage: the sum of ', measure, ' is past 9223372036854775807');
   END IF;
-  RETURN value::bigint;
+  RETURN value::pg_catalog.int8;
 END
 $function$;
 
--- The instant that a text names: PostgreSQL's own forms, UTC where there is no zone. NULL is NULL.
-CREATE OR REPLACE FUNCTION @extschema@._token_usage_instant(argument text, value text)
-RETURNS timestamptz LANGUAGE plpgsql STABLE
-SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' SET datestyle = 'ISO, YMD' AS $function$
+-- A time as text, in UTC, with a fraction only where there is one: 2025-10-20T14:30:25Z.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_time_text(value timestamptz)
+RETURNS text LANGUAGE plpgsql IMMUTABLE AS $function$
+DECLARE
+  utc timestamp := timezone('UTC', value);
 BEGIN
-  RETURN value::timestamptz;
-EXCEPTION WHEN data_exception THEN
-  PERFORM @extschema@._token_usage_bad_argument(argument, 'a time such as 2025-10-20T14:30:25Z', value);
+  IF NOT isfinite(utc) THEN
+    RETURN utc::text;
+  END IF;
+  RETURN concat(to_char(utc, 'YYYY-MM-DD"T"HH24:MI:SS'),
+                CASE to_char(utc, 'US') WHEN '000000' THEN '' ELSE to_char(utc, '.US') END,
+                CASE WHEN utc < '0001-01-01' THEN ' BC' END, 'Z');
+END
+$function$;
+
+-- The instant that the text of an argument names, by the same strict forms as core/timestamp.cpp: a date alone is its midnight, and
+-- what has no zone is UTC. NULL is NULL.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_instant(argument text, value text)
+RETURNS timestamptz LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+  -- year, month, day, hour, minute, second, fraction, offset
+  part text[] := regexp_match(value,
+    '^([0-9]{4})-([0-9]{2})-([0-9]{2})'
+    '(?:[ T]([0-9]{2}):([0-9]{2})(?::([0-9]{2})(?:[.]([0-9]+))?)?(?: ?(Z|[+-][0-9]{2}:[0-9]{2}))?)?$');
+  instant timestamp;
+  east interval;
+BEGIN
+  IF value IS NULL THEN
+    RETURN NULL;
+  END IF;
+  IF part[1] > '0000' AND part[2] BETWEEN '01' AND '12'
+     AND part[3]::integer BETWEEN 1 AND extract(day FROM
+           make_date(part[1]::integer, part[2]::integer, 1) + interval '1 month' - interval '1 day')
+     AND coalesce(part[4], '00') <= '23' AND coalesce(part[5], '00') <= '59' AND coalesce(part[6], '00') <= '59'
+     AND (part[8] IS NULL OR part[8] = 'Z' OR substr(part[8], 2, 2) <= '23' AND substr(part[8], 5, 2) <= '59') THEN
+    east := CASE WHEN part[8] <> 'Z' THEN part[8] ELSE '00:00' END::interval;
+    instant := make_date(part[1]::integer, part[2]::integer, part[3]::integer)
+      + make_interval(hours => coalesce(part[4], '0')::integer, mins => coalesce(part[5], '0')::integer,
+                      secs => coalesce(part[6], '0')::integer)
+      + substr(rpad(coalesce(part[7], ''), 6, '0'), 1, 6)::integer * interval '1 microsecond' - east;
+    IF instant >= '0001-01-01' AND instant < '10000-01-01' THEN
+      RETURN timezone('UTC', instant);
+    END IF;
+  END IF;
+  PERFORM @extschema@._token_usage_bad_argument(argument, 'a time such as 2025-10-20T14:30:25Z'::text, value);
 END
 $function$;

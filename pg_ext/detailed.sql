@@ -24,44 +24,44 @@ CREATE OR REPLACE FUNCTION @extschema@._token_usage_read_cursor(
 LANGUAGE plpgsql STABLE AS $function$
 DECLARE
   plain text;
-  parts text[];
+  part text[];
+  id_form text := CASE family WHEN 'integer' THEN '0|-?[1-9][0-9]{0,18}'
+                              WHEN 'uuid' THEN '[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}' ELSE '.*' END;
 BEGIN
-  IF after COLLATE "C" ~ '^([0-9a-f]{2})+$' THEN
+  IF after ~ '^([0-9a-f]{2})+$' THEN
     BEGIN
       plain := convert_from(decode(after, 'hex'), 'UTF8');
     EXCEPTION WHEN data_exception OR program_limit_exceeded THEN
-      plain := NULL;
+      plain := NULL;  -- no UTF-8, or a NUL
     END;
-    parts := regexp_match(plain, '^1\|(0|-?[1-9][0-9]{0,18})\|(.*)$');
-    -- The range of timestamptz: -4712 to 294276.
-    IF parts IS NOT NULL AND parts[1]::numeric BETWEEN -210866803200000000 AND 9224318015999999999
-       AND CASE family
-             WHEN 'integer' THEN parts[2] ~ '^(0|-?[1-9][0-9]{0,18})$'
-                                 AND parts[2]::numeric BETWEEN -9223372036854775808 AND 9223372036854775807
-             WHEN 'uuid' THEN parts[2] ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$'
-             ELSE true
-           END THEN
-      created_at := @extschema@._token_usage_from_micros(parts[1]::bigint);
-      id := parts[2];
+    part := regexp_match(plain, concat('^1[|](0|-?[1-9][0-9]{0,18})[|](', id_form, ')$'));
+    IF part[1]::numeric BETWEEN -9223372036854775808 AND 9223372036854775807
+       AND (family <> 'integer' OR part[2]::numeric BETWEEN -9223372036854775808 AND 9223372036854775807) THEN
+      -- PostgreSQL's times start in 4714 BC; nothing is listed behind that.
+      created_at := @extschema@._token_usage_from_micros(greatest(part[1]::bigint, -210866803200000000));
+      id := part[2];
       RETURN;
     END IF;
   END IF;
-  PERFORM @extschema@._token_usage_bad_argument('after', 'a cursor from token_usage_detailed', after);
+  PERFORM @extschema@._token_usage_bad_argument('after'::text, 'a cursor from token_usage_detailed'::text, after);
 END
 $function$;
 
 -- The condition of a list of requests. Parameters: $1 text, the user; $2 text, the agent; $3 and $4 timestamptz, first and last instant.
-CREATE OR REPLACE FUNCTION @extschema@._token_usage_detailed_where(
-  ledger oid, has_agent boolean, has_start boolean, has_end boolean)
-RETURNS text LANGUAGE sql STABLE AS $function$
-  SELECT @extschema@._token_usage_whose_sql(ledger, has_agent) ||
-         ' AND created_at > ''-infinity'' AND created_at < ''infinity''' ||
-         CASE WHEN has_start THEN ' AND created_at >= ' || format(e.bound, '$3') ELSE '' END ||
-         CASE WHEN has_end THEN ' AND created_at <= ' || format(e.bound, '$4') ELSE '' END
-    FROM @extschema@._token_usage_expressions(ledger) AS e
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_list_condition(
+  of_user text, of_agent text, bound text, agent text, start_date timestamptz, end_date timestamptz)
+RETURNS text LANGUAGE plpgsql IMMUTABLE AS $function$
+BEGIN
+  RETURN concat(of_user,
+    ' AND t.created_at OPERATOR(pg_catalog.>) ''-infinity'' AND t.created_at OPERATOR(pg_catalog.<) ''infinity''',
+    CASE WHEN agent IS NOT NULL THEN ' AND ' || of_agent END,
+    CASE WHEN start_date IS NOT NULL THEN ' AND t.created_at OPERATOR(pg_catalog.>=) ' || format(bound, '$3') END,
+    CASE WHEN end_date IS NOT NULL THEN ' AND t.created_at OPERATOR(pg_catalog.<=) ' || format(bound, '$4') END);
+END
 $function$;
 
--- One page, and the row behind it where there is one: at most page_limit + 1 rows.
+-- One page, and the row behind it where there is one: at most page_limit + 1 rows. A page by cursor is one stretch of an index, however
+-- deep it is. The outer query computes what only the rows of the page need.
 CREATE OR REPLACE FUNCTION @extschema@._token_usage_page(
   ledger oid, user_id text, page_limit bigint, page_offset bigint, agent text, start_date timestamptz, end_date timestamptz,
   after text)
@@ -71,37 +71,37 @@ RETURNS TABLE (id text, created_at timestamptz, agent_id text, ai_provider text,
   cursor text)
 LANGUAGE plpgsql STABLE AS $function$
 DECLARE
-  e record := @extschema@._token_usage_expressions(ledger);
-  family text := (@extschema@._token_usage_column(ledger, 'id')).family;
-  -- Text goes by its bytes; other keys by their own order, which their index serves.
-  key text := CASE family WHEN 'text' THEN 'id::text COLLATE "C"' ELSE 'id' END;
-  place record;
+  l record := @extschema@._token_usage_layout(ledger);
+  behind record;
 BEGIN
-  IF after IS NOT NULL THEN
-    place := @extschema@._token_usage_read_cursor(after, family);
+  IF after IS NULL THEN
+    SELECT NULL::timestamptz AS created_at, NULL::text AS id INTO behind;
   ELSE
-    place := ROW(NULL::timestamptz, NULL::text);
+    behind := @extschema@._token_usage_read_cursor(after, l.id_family);
   END IF;
   RETURN QUERY EXECUTE format(
-    'SELECT l.id::text, l.at, l.agent_id::text, l.ai_provider::text, l.ai_model::text, l.prompt::bigint, l.completion::bigint,
-            l.total::bigint, trim_scale(l.usd), trim_scale(l.rub), trim_scale(l.execution), l.platform::text,
-            l.content_type::text, l.task_type::text, l.content_id::text, l.workflow_id::text, l.request_id::text,
-            l.endpoint::text, @extschema@._token_usage_cursor(l.at, l.id::text)
-       FROM (SELECT id, %1$s AS at, agent_id, ai_provider, ai_model, %2$s AS prompt, %3$s AS completion, %4$s AS total,
-                    %5$s AS usd, %6$s AS rub, %7$s AS execution, platform, content_type, task_type, content_id, workflow_id,
-                    request_id, endpoint
-               FROM %8$s
-              WHERE %9$s%10$s
-              ORDER BY created_at DESC, %11$s DESC
-              LIMIT $7 OFFSET $8) AS l',
-    e.created, e.prompt, e.completion, e.total, e.cost_usd, e.cost_rub, e.execution,
-    @extschema@._token_usage_table(ledger),
-    @extschema@._token_usage_detailed_where(ledger, agent IS NOT NULL, start_date IS NOT NULL, end_date IS NOT NULL),
-    CASE WHEN after IS NULL THEN ''
-         ELSE format(' AND (created_at, %s) < (%s, $6::%s)', key, format(e.bound, '$5'),
-                     @extschema@._token_usage_key_type(family)) END,
-    key)
-    USING user_id, agent, start_date, end_date, place.created_at, place.id, page_limit + 1, page_offset;
+    'SELECT p.id, p.at, p.agent, p.provider, p.model, p.prompt::pg_catalog.int8, p.completion::pg_catalog.int8,
+            p.total::pg_catalog.int8, pg_catalog.trim_scale(p.usd), pg_catalog.trim_scale(p.rub),
+            pg_catalog.trim_scale(p.execution), p.platform, p.content_type, p.task_type, p.content_id, p.workflow_id,
+            p.request_id, p.endpoint, @extschema@._token_usage_cursor(p.at, p.id)
+       FROM (SELECT t.id::pg_catalog.text AS id, %s AS at, t.agent_id::pg_catalog.text AS agent,
+                    t.ai_provider::pg_catalog.text AS provider, t.ai_model::pg_catalog.text AS model, %s AS prompt,
+                    %s AS completion, %s AS total, %s AS usd, %s AS rub, %s AS execution,
+                    t.platform::pg_catalog.text AS platform, t.content_type::pg_catalog.text AS content_type,
+                    t.task_type::pg_catalog.text AS task_type, t.content_id::pg_catalog.text AS content_id,
+                    t.workflow_id::pg_catalog.text AS workflow_id, t.request_id::pg_catalog.text AS request_id,
+                    t.endpoint::pg_catalog.text AS endpoint
+               FROM %s AS t
+              WHERE %s%s
+              ORDER BY t.created_at DESC, %s DESC
+              LIMIT $7 OFFSET $8) AS p',
+    l.created, l.prompt, l.completion, l.total, l.cost_usd, l.cost_rub, l.execution,
+    @extschema@._token_usage_table(ledger, 'token_usage'::text),
+    @extschema@._token_usage_list_condition(l.of_user, l.of_agent, l.bound, agent, start_date, end_date),
+    CASE WHEN after IS NOT NULL THEN
+      format(' AND (t.created_at, %s) OPERATOR(pg_catalog.<) (%s, $6::%s)', l.id, format(l.bound, '$5'), l.id_type) END,
+    l.id)
+    USING user_id, agent, start_date, end_date, behind.created_at, behind.id, page_limit + 1, page_offset;
 END
 $function$;
 
@@ -110,8 +110,8 @@ CREATE OR REPLACE FUNCTION @extschema@._token_usage_check_page(user_id text, pag
 RETURNS void LANGUAGE plpgsql IMMUTABLE AS $function$
 BEGIN
   PERFORM @extschema@._token_usage_check_user(user_id);
-  PERFORM @extschema@._token_usage_check_range('page_limit', page_limit, 1, 500);
-  PERFORM @extschema@._token_usage_check_range('page_offset', page_offset, 0, 9223372036854775807);
+  PERFORM @extschema@._token_usage_check_range('page_limit'::text, page_limit, 1::bigint, 500::bigint);
+  PERFORM @extschema@._token_usage_check_range('page_offset'::text, page_offset, 0::bigint, 9223372036854775807::bigint);
 END
 $function$;
 
@@ -150,7 +150,7 @@ DECLARE
 BEGIN
   PERFORM @extschema@._token_usage_check_page(user_id, page_limit, page_offset);
   ledger := @extschema@._token_usage_ledger(path);
-  key := @extschema@._token_usage_column(ledger, 'id');
+  SELECT c.* INTO key FROM @extschema@._token_usage_columns(ledger) AS c WHERE c.name = 'id';
   IF key.family <> 'integer' THEN
     RAISE EXCEPTION USING ERRCODE = '42804',
       MESSAGE = 'token_usage: column id has type ' || key.type_name || ', token_usage_detailed needs an integer type',
@@ -171,10 +171,12 @@ CREATE OR REPLACE FUNCTION @extschema@._token_usage_count(
   ledger oid, user_id text, agent text, start_date timestamptz, end_date timestamptz)
 RETURNS bigint LANGUAGE plpgsql STABLE AS $function$
 DECLARE
+  l record := @extschema@._token_usage_layout(ledger);
   rows bigint;
 BEGIN
-  EXECUTE format('SELECT count(*) FROM %s WHERE %s', @extschema@._token_usage_table(ledger),
-    @extschema@._token_usage_detailed_where(ledger, agent IS NOT NULL, start_date IS NOT NULL, end_date IS NOT NULL))
+  EXECUTE format('SELECT pg_catalog.count(*) FROM %s AS t WHERE %s',
+    @extschema@._token_usage_table(ledger, 'token_usage'::text),
+    @extschema@._token_usage_list_condition(l.of_user, l.of_agent, l.bound, agent, start_date, end_date))
     INTO rows USING user_id, agent, start_date, end_date;
   RETURN rows;
 END
@@ -193,13 +195,6 @@ BEGIN
 END
 $function$;
 
-CREATE OR REPLACE FUNCTION @extschema@._token_usage_json_time(value timestamptz)
-RETURNS text LANGUAGE sql STABLE AS $function$
-  SELECT to_char(value AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS') ||
-         CASE to_char(value AT TIME ZONE 'UTC', 'US') WHEN '000000' THEN ''
-           ELSE '.' || to_char(value AT TIME ZONE 'UTC', 'US') END || 'Z'
-$function$;
-
 CREATE OR REPLACE FUNCTION @extschema@._token_usage_detailed_json(
   path name[], user_id text, page_limit bigint, page_offset bigint, agent text, start_date timestamptz, end_date timestamptz,
   after text)
@@ -212,14 +207,14 @@ BEGIN
   PERFORM @extschema@._token_usage_check_page(user_id, page_limit, page_offset);
   ledger := @extschema@._token_usage_ledger(path);
   user_id := @extschema@._token_usage_user(ledger, user_id);
-  family := (@extschema@._token_usage_column(ledger, 'id')).family;
+  family := (SELECT c.family FROM @extschema@._token_usage_columns(ledger) AS c WHERE c.name = 'id');
   SELECT jsonb_build_object('success', true, 'data', jsonb_build_object(
            'items', coalesce(jsonb_agg(jsonb_build_object(
               'id', CASE family WHEN 'integer' THEN to_jsonb(p.id::bigint) ELSE to_jsonb(p.id) END,
               'agent_id', p.agent_id, 'ai_provider', p.ai_provider, 'ai_model', p.ai_model,
               'total_tokens', p.total_tokens, 'prompt_tokens', p.prompt_tokens, 'completion_tokens', p.completion_tokens,
               'cost_usd', p.cost_usd, 'cost_rub', p.cost_rub, 'execution_time_ms', p.execution_time_ms,
-              'created_at', @extschema@._token_usage_json_time(p.created_at),
+              'created_at', @extschema@._token_usage_time_text(p.created_at),
               'content_type', p.content_type, 'platform', p.platform)
               ORDER BY p.place) FILTER (WHERE p.place <= page_limit), '[]'),
            'total', @extschema@._token_usage_count(ledger, user_id, agent, start_date, end_date),
@@ -235,7 +230,7 @@ END
 $function$;
 
 -- What users call. A literal or bind parameter without a type goes to the functions that take start_date and end_date as text,
--- where a value without zone is UTC; a timestamptz column or parameter to those that take one; a timestamp is UTC as well.
+-- where a value without zone is UTC; a timestamptz column or parameter to those that take one; a timestamp or date is UTC as well.
 DO $overloads$
 DECLARE
   user_type text;
@@ -248,9 +243,10 @@ BEGIN
   FOREACH user_type IN ARRAY ARRAY['bigint', 'text', 'uuid'] LOOP
     FOR instant IN
       SELECT * FROM (VALUES
-        ('text', '@extschema@._token_usage_instant(''%1$s'', %1$s)', ' DEFAULT 100', ' DEFAULT 0', ' DEFAULT NULL'),
+        ('text', '@extschema@._token_usage_instant(''%1$s''::pg_catalog.text, %1$s)', ' DEFAULT 100', ' DEFAULT 0', ' DEFAULT NULL'),
         ('timestamp with time zone', '%1$s', '', '', ''),
-        ('timestamp without time zone', 'pg_catalog.timezone(''UTC'', %1$s)', '', '', ''))
+        ('timestamp without time zone', 'pg_catalog.timezone(''UTC''::pg_catalog.text, %1$s)', '', '', ''),
+        ('date', 'pg_catalog.timezone(''UTC''::pg_catalog.text, %1$s::pg_catalog.timestamp)', '', '', ''))
         AS v (type, expression, default_limit, default_offset, default_null)
     LOOP
       EXECUTE pg_catalog.format($statement$

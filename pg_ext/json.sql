@@ -15,7 +15,7 @@ CREATE OR REPLACE FUNCTION @extschema@._token_usage_json_totals(
   total_tokens numeric, cost_usd numeric, cost_rub numeric, requests_count numeric)
 RETURNS jsonb LANGUAGE sql IMMUTABLE AS $function$
   SELECT jsonb_build_object(
-    'total_tokens', @extschema@._token_usage_bigint(coalesce(total_tokens, 0), 'total_tokens'),
+    'total_tokens', @extschema@._token_usage_bigint(coalesce(total_tokens, 0), 'total_tokens'::text),
     'total_cost_usd', trim_scale(coalesce(cost_usd, 0)), 'total_cost_rub', trim_scale(coalesce(cost_rub, 0)),
     'total_requests', coalesce(requests_count, 0)::bigint)
 $function$;
@@ -49,7 +49,8 @@ RETURNS jsonb LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $func
            'totals', @extschema@._token_usage_json_totals(sum(r.total_tokens), sum(r.cost_usd), sum(r.cost_rub),
              sum(r.requests_count)),
            'period_days', period_days))
-    FROM @extschema@._token_usage_by_agent(path, user_id, period_days, time_zone, as_of) WITH ORDINALITY AS r (
+    FROM @extschema@._token_usage_by_agent(path, user_id, NULL::text, period_days, NULL::text, time_zone, as_of)
+         WITH ORDINALITY AS r (
            agent_id, requests_count, prompt_tokens, completion_tokens, total_tokens, cost_usd, cost_rub, unpriced_count,
            avg_execution_time_ms, place)
 $function$;
@@ -90,10 +91,11 @@ BEGIN
     SELECT jsonb_build_object('period', CASE period WHEN 'all' THEN 'all_time' ELSE 'current_' || period END,
              'by_agent', coalesce(jsonb_agg(jsonb_build_object('agent_id', r.agent_id, 'agent_name', r.agent_id,
                'requests', r.requests_count, 'tokens', r.total_tokens, 'cost_usd', r.cost_usd, 'cost_rub', r.cost_rub,
-               'avg_tokens_per_request', round(r.total_tokens::numeric / r.requests_count)) ORDER BY r.place), '[]'))
+               'avg_tokens_per_request', @extschema@._token_usage_mean(r.total_tokens::numeric, r.requests_count::numeric)) ORDER BY r.place), '[]'))
            || @extschema@._token_usage_json_totals(sum(r.total_tokens), sum(r.cost_usd), sum(r.cost_rub),
                sum(r.requests_count))
-      FROM @extschema@._token_usage_by_agent(path, user_id, NULL, time_zone, as_of, agent, period) WITH ORDINALITY AS r (
+      FROM @extschema@._token_usage_by_agent(path, user_id, agent, NULL::bigint, period, time_zone, as_of)
+           WITH ORDINALITY AS r (
              agent_id, requests_count, prompt_tokens, completion_tokens, total_tokens, cost_usd, cost_rub, unpriced_count,
              avg_execution_time_ms, place));
 END

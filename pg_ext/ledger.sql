@@ -1,5 +1,5 @@
--- Finds the ledger and tells what its columns are. An adopted table may have other types than ours, so the text of each query depends
--- on them; nothing here reads the ledger's rows.
+-- Finds the ledger and tells what its columns are. An adopted table may have other types than ours, so the text of each query
+-- depends on them. That text names and qualifies everything, operators too. Nothing here reads the ledger's rows.
 
 -- The ledger: the first schema of the path, the temporary one excluded, that has a table token_usage. Raises the contract's error
 -- (42P01) where there is none.
@@ -10,9 +10,9 @@ DECLARE
 BEGIN
   SELECT c.oid INTO ledger
     FROM unnest(path) WITH ORDINALITY AS p (nspname, place)
-    JOIN pg_catalog.pg_namespace AS n USING (nspname)
+    JOIN pg_catalog.pg_namespace AS n ON n.nspname = p.nspname
     JOIN pg_catalog.pg_class AS c ON c.relnamespace = n.oid
-   WHERE c.relname = 'token_usage' AND c.relkind IN ('r', 'p') AND n.nspname NOT LIKE 'pg\_temp\_%'
+   WHERE c.relname = 'token_usage' AND c.relkind IN ('r', 'p') AND c.relpersistence <> 't'
    ORDER BY p.place LIMIT 1;
   IF ledger IS NULL THEN
     RAISE EXCEPTION USING ERRCODE = '42P01',
@@ -23,29 +23,28 @@ BEGIN
 END
 $function$;
 
--- The type under a domain, and what remains of its modifier.
-CREATE OR REPLACE FUNCTION @extschema@._token_usage_base_type(INOUT type oid, INOUT modifier integer)
-LANGUAGE plpgsql STABLE AS $function$
+-- The type under a domain.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_base_type(type oid)
+RETURNS oid LANGUAGE plpgsql STABLE AS $function$
 DECLARE
-  base record;
+  base oid := type;
 BEGIN
   LOOP
-    SELECT t.typbasetype, t.typtypmod INTO base FROM pg_catalog.pg_type AS t
-     WHERE t.oid = type AND t.typtype = 'd';
+    SELECT t.typbasetype INTO base FROM pg_catalog.pg_type AS t WHERE t.oid = type AND t.typtype = 'd';
     EXIT WHEN NOT FOUND;
-    type := base.typbasetype;
-    modifier := base.typtypmod;
+    type := base;
   END LOOP;
+  RETURN type;
 END
 $function$;
 
--- How a column is compared and read: integer, numeric, real, double, text, uuid, timestamp, timestamptz, json; else other.
+-- How a column is compared and read: integer, numeric, real, double, text, char, uuid, timestamp, timestamptz, json; else other.
 CREATE OR REPLACE FUNCTION @extschema@._token_usage_family(type oid)
 RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $function$
-  SELECT CASE type::pg_catalog.regtype::text
+  SELECT CASE pg_catalog.format_type(type, NULL)
     WHEN 'smallint' THEN 'integer' WHEN 'integer' THEN 'integer' WHEN 'bigint' THEN 'integer'
     WHEN 'numeric' THEN 'numeric' WHEN 'real' THEN 'real' WHEN 'double precision' THEN 'double'
-    WHEN 'text' THEN 'text' WHEN 'character varying' THEN 'text' WHEN 'character' THEN 'text'
+    WHEN 'text' THEN 'text' WHEN 'character varying' THEN 'text' WHEN 'character' THEN 'char' WHEN 'bpchar' THEN 'char'
     WHEN 'uuid' THEN 'uuid'
     WHEN 'timestamp without time zone' THEN 'timestamp' WHEN 'timestamp with time zone' THEN 'timestamptz'
     WHEN 'json' THEN 'json' WHEN 'jsonb' THEN 'json'
@@ -53,65 +52,161 @@ RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $function$
   END
 $function$;
 
--- One column of the ledger. `modifier` is that of the base type, -1 where there is none.
-CREATE OR REPLACE FUNCTION @extschema@._token_usage_column(
-  ledger oid, column_name text, OUT family text, OUT modifier integer, OUT not_null boolean,
-  OUT deterministic boolean, OUT type_name text)
+-- The columns of the ledger.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_columns(ledger oid)
+RETURNS TABLE (name text, family text, not_null boolean, deterministic boolean, type_name text)
 LANGUAGE plpgsql STABLE AS $function$
-DECLARE
-  type oid;
 BEGIN
-  SELECT a.atttypid, a.atttypmod, a.attnotnull, coalesce(c.collisdeterministic, true)
-    INTO type, modifier, not_null, deterministic
-    FROM pg_catalog.pg_attribute AS a LEFT JOIN pg_catalog.pg_collation AS c ON c.oid = a.attcollation
-   WHERE a.attrelid = ledger AND a.attname = column_name AND a.attnum > 0 AND NOT a.attisdropped;
-  IF NOT FOUND THEN
-    RETURN;
-  END IF;
-  type_name := format_type(type, modifier);
-  SELECT b.type, b.modifier INTO type, modifier FROM @extschema@._token_usage_base_type(type, modifier) AS b;
-  family := @extschema@._token_usage_family(type);
+  RETURN QUERY
+    SELECT a.attname::text,
+           @extschema@._token_usage_family(
+             CASE t.typtype WHEN 'd' THEN @extschema@._token_usage_base_type(t.oid) ELSE t.oid END),
+           a.attnotnull, coalesce(c.collisdeterministic, true), format_type(a.atttypid, a.atttypmod)
+      FROM pg_catalog.pg_attribute AS a
+      JOIN pg_catalog.pg_type AS t ON t.oid = a.atttypid
+      LEFT JOIN pg_catalog.pg_collation AS c ON c.oid = a.attcollation
+     WHERE a.attrelid = ledger AND a.attnum > 0 AND NOT a.attisdropped;
 END
 $function$;
 
--- The ledger's name, qualified and quoted.
-CREATE OR REPLACE FUNCTION @extschema@._token_usage_table(ledger oid, table_name text DEFAULT 'token_usage')
+-- The name of a table beside the ledger, or of the ledger itself, qualified and quoted.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_table(ledger oid, table_name text)
 RETURNS text LANGUAGE sql STABLE AS $function$
   SELECT format('%I.%I', n.nspname, table_name)
     FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
    WHERE c.oid = ledger
 $function$;
 
--- `user_id` as the ledger's column can compare it; the argument error where it is NULL or its type cannot hold it.
+-- `user_id` as the ledger's column can compare it; the argument error where its type cannot hold it.
 CREATE OR REPLACE FUNCTION @extschema@._token_usage_user(ledger oid, user_id text)
 RETURNS text LANGUAGE plpgsql STABLE AS $function$
 DECLARE
-  family text := (@extschema@._token_usage_column(ledger, 'user_id')).family;
+  family text := (SELECT c.family FROM @extschema@._token_usage_columns(ledger) AS c WHERE c.name = 'user_id');
 BEGIN
   IF family = 'integer' THEN
-    IF user_id !~ '^\s*[+-]?[0-9]{1,30}\s*$'
+    IF user_id !~ '^ *[+-]?[0-9]{1,40} *$'
        OR user_id::numeric NOT BETWEEN -9223372036854775808 AND 9223372036854775807 THEN
-      PERFORM @extschema@._token_usage_bad_argument('user_id', 'a bigint', user_id);
+      PERFORM @extschema@._token_usage_bad_argument('user_id'::text, 'a bigint'::text, user_id);
     END IF;
   ELSIF family = 'uuid' THEN
-    IF user_id !~* '^(([0-9a-f]{4}-?){7}[0-9a-f]{4}|\{([0-9a-f]{4}-?){7}[0-9a-f]{4}\})$' THEN
-      PERFORM @extschema@._token_usage_bad_argument('user_id', 'a uuid', user_id);
+    IF lower(user_id COLLATE "C") !~ '^(([0-9a-f]{4}-?){7}[0-9a-f]{4}|[{]([0-9a-f]{4}-?){7}[0-9a-f]{4}[}])$' THEN
+      PERFORM @extschema@._token_usage_bad_argument('user_id'::text, 'a uuid'::text, user_id);
     END IF;
   END IF;
   RETURN user_id;
 END
 $function$;
 
--- The type to which a parameter is cast that is compared with a column of that family.
+-- The type of a parameter that is compared with a column of that family, so that the column's indexes serve.
 CREATE OR REPLACE FUNCTION @extschema@._token_usage_key_type(family text)
 RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $function$
-  SELECT CASE family WHEN 'integer' THEN 'bigint' WHEN 'uuid' THEN 'uuid' ELSE 'text' END
+  SELECT CASE family WHEN 'integer' THEN 'pg_catalog.int8' WHEN 'uuid' THEN 'pg_catalog.uuid'
+                     WHEN 'char' THEN 'pg_catalog.bpchar' ELSE 'pg_catalog.text' END
 $function$;
 
--- A condition on the ledger's agent_id that is true for the bytes of `parameter` only, and that its indexes can serve.
-CREATE OR REPLACE FUNCTION @extschema@._token_usage_agent_condition(ledger oid, parameter text)
-RETURNS text LANGUAGE sql STABLE AS $function$
-  SELECT ' AND agent_id = ' || parameter ||
-    CASE WHEN c.deterministic THEN '' ELSE ' AND agent_id::text COLLATE "C" = ' || parameter || ' COLLATE "C"' END
-    FROM @extschema@._token_usage_column(ledger, 'agent_id') AS c
+-- The ledger's columns as expressions over its row t, as reports and pages read them (rules 4, 5 and 8):
+--   created: the time as timestamptz; bound: a format for a timestamptz that is compared with the column created_at;
+--   prompt, completion, total: whole counts; cost_usd, cost_rub, execution: decimals, NULL where unknown;
+--   id, id_type: the key, and the type of a parameter that is compared with it; agent, provider, model: text by bytes;
+--   of_user: the condition that picks the user in $1; of_agent: the same for the agent in $2.
+-- Raises 42703 for a column that is missing and 42804 for a type that reports cannot work with: a table that was not migrated.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_layout(
+  ledger oid, OUT created text, OUT bound text, OUT prompt text, OUT completion text, OUT total text, OUT cost_usd text,
+  OUT cost_rub text, OUT execution text, OUT id text, OUT id_family text, OUT id_type text, OUT agent text,
+  OUT provider text, OUT model text, OUT of_user text, OUT of_agent text)
+LANGUAGE plpgsql STABLE AS $function$
+DECLARE
+  col record;
+  here text;
+  value text;
+  has_total boolean;
+  missing text[] := '{id,user_id,agent_id,ai_provider,ai_model,prompt_tokens,completion_tokens,total_tokens,cost_usd,cost_rub,'
+    'execution_time_ms,created_at,platform,content_type,task_type,content_id,workflow_id,request_id,endpoint}';
+BEGIN
+  FOR col IN SELECT * FROM @extschema@._token_usage_columns(ledger) LOOP
+    CONTINUE WHEN col.name <> ALL (missing);
+    missing := array_remove(missing, col.name);
+    here := 't.' || col.name;
+    IF col.name IN ('platform', 'content_type', 'task_type', 'content_id', 'workflow_id', 'request_id', 'endpoint') THEN
+      CONTINUE;
+    ELSIF col.name = 'created_at' THEN
+      -- Without time zone it holds UTC. The bound is converted and not the column, so that its index serves.
+      created := CASE col.family WHEN 'timestamptz' THEN here
+                   WHEN 'timestamp' THEN format('pg_catalog.timezone(''UTC''::pg_catalog.text, %s)', here) END;
+      bound := CASE col.family WHEN 'timestamptz' THEN '%s'
+                 WHEN 'timestamp' THEN 'pg_catalog.timezone(''UTC''::pg_catalog.text, %s)' END;
+      value := created;
+    ELSIF col.name IN ('id', 'user_id', 'agent_id', 'ai_provider', 'ai_model') THEN
+      value := CASE WHEN col.family IN ('text', 'char') THEN format('(%s::pg_catalog.text COLLATE pg_catalog."C")', here)
+                    WHEN col.name IN ('id', 'user_id') AND col.family IN ('integer', 'uuid') THEN here END;
+      CASE col.name
+        WHEN 'id' THEN
+          id := value;
+          id_family := col.family;
+          id_type := CASE col.family WHEN 'char' THEN 'pg_catalog.text'
+                                     ELSE @extschema@._token_usage_key_type(col.family) END;
+        WHEN 'user_id' THEN
+          of_user := @extschema@._token_usage_equal(here, '$1'::text, col.family, col.deterministic);
+        WHEN 'agent_id' THEN
+          agent := value;
+          of_agent := @extschema@._token_usage_equal(here, '$2'::text, col.family, col.deterministic);
+        WHEN 'ai_provider' THEN provider := value;
+        ELSE model := value;
+      END CASE;
+    ELSIF col.name IN ('prompt_tokens', 'completion_tokens', 'total_tokens') THEN
+      -- A count is whole, and one that is no number is none.
+      value := CASE col.family
+        WHEN 'integer' THEN here || '::pg_catalog.int8'
+        WHEN 'numeric' THEN format('pg_catalog.trunc(@extschema@._token_usage_decimal(%s))', here)
+        WHEN 'double' THEN format('pg_catalog.trunc(@extschema@._token_usage_decimal(%s))', here)
+        WHEN 'real' THEN format('pg_catalog.trunc(@extschema@._token_usage_decimal(%s::pg_catalog.float8))', here) END;
+      IF col.name = 'total_tokens' THEN
+        total := value;
+        has_total := col.not_null AND col.family = 'integer';
+      ELSE
+        value := CASE WHEN col.not_null AND col.family = 'integer' THEN value ELSE format('coalesce(%s, 0)', value) END;
+        IF col.name = 'prompt_tokens' THEN
+          prompt := value;
+        ELSE
+          completion := value;
+        END IF;
+      END IF;
+    ELSE
+      value := CASE WHEN col.family IN ('integer', 'numeric', 'double', 'real')
+                    THEN format('@extschema@._token_usage_decimal(%s)',
+                                here || CASE col.family WHEN 'integer' THEN '::pg_catalog.int8' ELSE '' END) END;
+      CASE col.name WHEN 'cost_usd' THEN cost_usd := value; WHEN 'cost_rub' THEN cost_rub := value;
+                    ELSE execution := value; END CASE;
+    END IF;
+    IF value IS NULL THEN
+      RAISE EXCEPTION USING ERRCODE = '42804',
+        MESSAGE = format('token_usage: column %s of table token_usage has type %s', col.name, col.type_name),
+        HINT = 'Run SELECT token_usage_migrate(), which tells what type is needed.';
+    END IF;
+  END LOOP;
+  IF missing <> '{}' THEN
+    RAISE EXCEPTION USING ERRCODE = '42703',
+      MESSAGE = format('token_usage: table token_usage has no column %s; run SELECT token_usage_migrate()', missing[1]);
+  END IF;
+  -- A total that is not there is the sum of its parts.
+  IF NOT has_total THEN
+    total := format('coalesce(%s, %s OPERATOR(pg_catalog.+) %s)', total, prompt, completion);
+  END IF;
+END
+$function$;
+
+-- A condition that is true for the bytes of the text parameter only, and that the column's indexes can serve.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_equal(
+  column_name text, parameter text, family text, deterministic boolean)
+RETURNS text LANGUAGE plpgsql IMMUTABLE AS $function$
+DECLARE
+  condition text := format('%s OPERATOR(pg_catalog.=) %s::%s', column_name, parameter,
+                           @extschema@._token_usage_key_type(family));
+BEGIN
+  IF NOT deterministic THEN
+    condition := format('%s AND (%s::pg_catalog.text COLLATE pg_catalog."C") OPERATOR(pg_catalog.=) %s',
+                        condition, column_name, parameter);
+  END IF;
+  RETURN condition;
+END
 $function$;

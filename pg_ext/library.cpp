@@ -3,7 +3,11 @@
 
 extern "C" {
 
+#if PG_VERSION_NUM >= 180000
+PG_MODULE_MAGIC_EXT(.name = "token_usage", .version = TOKEN_USAGE_VERSION);
+#else
 PG_MODULE_MAGIC;
+#endif
 
 // token_usage_version() returns text: the version of this library, which is also the extension's
 // unless an update is half done.

@@ -1,6 +1,7 @@
+// Costs between PostgreSQL's number types and core's Decimal, and _token_usage_decimal() for
+// reports (rule 4 of the contract). money_portable.sql is the twin.
 #include "money.h"
 
-#include <charconv>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -31,34 +32,56 @@ constexpr Parsed kTooLarge = {Kind::too_large, 0};
 // and then int16 digits to the base 10000, the first worth 10000^weight. Going through
 // numeric_out's text takes ten times as long, for every cost of every row. sql/aggregates.sql
 // compares the two ways.
-Parsed parse_numeric(const char *data, std::size_t size) {
-  const auto word = [data](std::size_t at) {
+struct Stored {
+  const char *data;
+  std::size_t size;
+
+  [[nodiscard]] unsigned word(std::size_t at) const {
     std::uint16_t out = 0;  // a short varlena's data is not aligned
     std::memcpy(&out, data + at, sizeof out);
     return out;
-  };
+  }
+};
+
+constexpr unsigned kKindBits = 0xC000;
+constexpr unsigned kSpecial = 0xC000;
+constexpr unsigned kShort = 0x8000;
+constexpr unsigned kNegative = 0x4000;
+constexpr unsigned kShortNegative = 0x2000;
+constexpr unsigned kShortScaleShift = 7;
+constexpr unsigned kShortScale = 0x3F;
+constexpr unsigned kShortWeightSign = 0x40;
+constexpr unsigned kShortWeight = 0x3F;
+constexpr unsigned kScale = 0x3FFF;
+constexpr unsigned kBase = 10'000;
+constexpr int kFractionDigits = Decimal::places / 4;
+
+Parsed parse_numeric(Stored stored) {
+  const auto word = [stored](std::size_t at) { return stored.word(at); };
+  const std::size_t size = stored.size;
   const unsigned header = word(0);
   bool negative = false;
   int weight = 0;
   std::size_t start = 2;
-  switch (header & 0xC000U) {
-    case 0xC000U:
+  switch (header & kKindBits) {
+    case kSpecial:
       return kNone;
-    case 0x8000U:
-      negative = (header & 0x2000U) != 0;
-      weight = static_cast<int>(header & 0x3FU) - ((header & 0x40U) != 0 ? 0x40 : 0);
+    case kShort:
+      negative = (header & kShortNegative) != 0;
+      weight = static_cast<int>(header & kShortWeight) -
+               ((header & kShortWeightSign) != 0 ? static_cast<int>(kShortWeightSign) : 0);
       break;
     default:
-      negative = (header & 0x4000U) != 0;
+      negative = (header & kNegative) != 0;
       weight = static_cast<std::int16_t>(word(2));
       start = 4;
   }
   const auto digits = static_cast<int>((size - start) / 2);
   const auto digit = [&](int i) {
-    return i < digits ? static_cast<unsigned>(word(start + 2 * static_cast<std::size_t>(i))) : 0U;
+    return i < digits ? word(start + 2 * static_cast<std::size_t>(i)) : 0U;
   };
   // Twelve places are three digits to the base 10000.
-  const int kept = weight + 1 + 3;
+  const int kept = weight + 1 + kFractionDigits;
   uint128 units = 0;
   constexpr auto most = static_cast<uint128>(std::numeric_limits<std::int64_t>::max());
   constexpr uint128 limit = (most << 64) | ~static_cast<std::uint64_t>(0);
@@ -66,7 +89,7 @@ Parsed parse_numeric(const char *data, std::size_t size) {
     if (i >= digits && units == 0) {
       break;
     }
-    if (__builtin_mul_overflow(units, static_cast<uint128>(10'000), &units) ||
+    if (__builtin_mul_overflow(units, static_cast<uint128>(kBase), &units) ||
         __builtin_add_overflow(units, static_cast<uint128>(digit(i)), &units) || units > limit) {
       return kTooLarge;
     }
@@ -78,7 +101,7 @@ Parsed parse_numeric(const char *data, std::size_t size) {
       more = digit(i) != 0;
     }
     const unsigned next = digit(kept);
-    if (next > 5'000 || (next == 5'000 && (more || (units & 1U) != 0))) {
+    if (next > kBase / 2 || (next == kBase / 2 && (more || (units & 1U) != 0))) {
       if (units == limit) {
         return kTooLarge;
       }
@@ -89,22 +112,26 @@ Parsed parse_numeric(const char *data, std::size_t size) {
   return {Kind::number, negative ? -out : out};
 }
 
-Parsed parsed(bool finite, const std::optional<Decimal> &value) {
-  if (!finite) {
-    return kNone;
-  }
+Parsed parsed(const std::optional<Decimal> &value) {
   return value ? Parsed{Kind::number, value->units()} : kTooLarge;
 }
 
 Parsed parse_float8(double value) {
-  return parsed(std::isfinite(value), Decimal::from_double(value));
+  return std::isfinite(value) ? parsed(Decimal::from_double(value)) : kNone;
+}
+
+// The server's own shortest digits, as value::text has them in the portable edition.
+struct ShortestText {
+  char digits[FLOAT_SHORTEST_DECIMAL_LEN];
+};
+ShortestText shortest_text(float value) {
+  ShortestText out;
+  float_to_shortest_decimal_buf(value, out.digits);
+  return out;
 }
 
 Parsed parse_float4(float value) {
-  char digits[64];
-  const auto end = std::to_chars(digits, digits + sizeof digits, value).ptr;
-  return parsed(std::isfinite(value),
-                Decimal::from_text({digits, static_cast<std::size_t>(end - digits)}));
+  return std::isfinite(value) ? parsed(Decimal::from_text(shortest_text(value).digits)) : kNone;
 }
 
 }  // namespace
@@ -114,7 +141,7 @@ std::optional<Decimal> decimal_from_datum(Datum value, Oid type, const char *col
   switch (type) {
     case NUMERICOID: {
       struct varlena *const number = PG_DETOAST_DATUM_PACKED(value);
-      out = parse_numeric(VARDATA_ANY(number), VARSIZE_ANY_EXHDR(number));
+      out = parse_numeric({VARDATA_ANY(number), VARSIZE_ANY_EXHDR(number)});
       if (reinterpret_cast<Pointer>(number) != DatumGetPointer(value)) {
         pfree(number);
       }
@@ -146,18 +173,101 @@ std::optional<Decimal> decimal_from_datum(Datum value, Oid type, const char *col
                                 : std::optional<Decimal>(Decimal::from_units(out.units));
 }
 
+// Writes the short form of what parse_numeric reads, with no more digits than the value has.
 Datum decimal_to_numeric(Decimal value) {
-  struct Text {
-    char digits[64];
-  };
-  Text text = guarded([=] {
-    const std::string digits = value.to_string();
-    Text out = {};
-    digits.copy(out.digits, sizeof out.digits - 1);
-    return out;
-  });
-  return DirectFunctionCall3(numeric_in, CStringGetDatum(text.digits), ObjectIdGetDatum(InvalidOid),
-                             Int32GetDatum(-1));
+  constexpr int most = 11;  // digits to the base 10000 in 2^127
+  std::uint16_t digits[most];
+  const bool negative = value.units() < 0;
+  uint128 rest =
+      negative ? -static_cast<uint128>(value.units()) : static_cast<uint128>(value.units());
+  int size = 0;
+  for (; rest != 0; rest /= kBase) {
+    digits[size++] = static_cast<std::uint16_t>(rest % kBase);
+  }
+  int zeros = 0;
+  while (zeros < size && digits[zeros] == 0) {
+    ++zeros;
+  }
+  unsigned scale = 0;
+  if (zeros < size && zeros < kFractionDigits) {
+    scale = static_cast<unsigned>(kFractionDigits - zeros) * 4;
+    for (unsigned digit = digits[zeros]; digit % 10 == 0; digit /= 10) {
+      --scale;
+    }
+  }
+  const int weight = size == 0 ? 0 : size - 1 - kFractionDigits;
+  const auto header = static_cast<std::uint16_t>(
+      kShort | (negative ? kShortNegative : 0U) | (scale << kShortScaleShift) |
+      (weight < 0 ? kShortWeightSign : 0U) | (static_cast<unsigned>(weight) & kShortWeight));
+
+  const std::size_t bytes = VARHDRSZ + 2 * (1 + static_cast<std::size_t>(size - zeros));
+  auto *const out = static_cast<char *>(palloc(bytes));
+  SET_VARSIZE(out, bytes);
+  auto *const words = reinterpret_cast<std::uint16_t *>(out + VARHDRSZ);
+  words[0] = header;
+  for (int i = size - 1; i >= zeros; --i) {
+    words[size - i] = digits[i];
+  }
+  return PointerGetDatum(out);
 }
+
+extern "C" {
+
+// _token_usage_decimal(numeric): nearly every cost has at most 12 places and is returned as it is.
+PG_FUNCTION_INFO_V1(token_usage_decimal_numeric);
+PGDLLEXPORT Datum token_usage_decimal_numeric(PG_FUNCTION_ARGS) {
+  struct varlena *const number = PG_GETARG_VARLENA_PP(0);
+  const Stored stored = {VARDATA_ANY(number), VARSIZE_ANY_EXHDR(number)};
+  const unsigned header = stored.word(0);
+  if ((header & kKindBits) == kSpecial) {
+    PG_RETURN_NULL();
+  }
+  const unsigned scale =
+      (header & kKindBits) == kShort ? header >> kShortScaleShift & kShortScale : header & kScale;
+  if (scale <= Decimal::places) {
+    PG_RETURN_POINTER(number);
+  }
+  const Parsed out = parse_numeric(stored);
+  if (out.kind == Kind::too_large) {  // numeric goes on where Decimal ends
+    return DirectFunctionCall2(numeric_round, PointerGetDatum(number),
+                               Int32GetDatum(Decimal::places));
+  }
+  return decimal_to_numeric(Decimal::from_units(out.units));
+}
+
+PG_FUNCTION_INFO_V1(token_usage_decimal_float8);
+PGDLLEXPORT Datum token_usage_decimal_float8(PG_FUNCTION_ARGS) {
+  const double value = PG_GETARG_FLOAT8(0);
+  const Parsed out = guarded([=] { return parse_float8(value); });
+  switch (out.kind) {
+    case Kind::number:
+      return decimal_to_numeric(Decimal::from_units(out.units));
+    case Kind::too_large:
+      return DirectFunctionCall1(float8_numeric, Float8GetDatum(value));  // 15 digits, too
+    case Kind::none:
+      break;
+  }
+  PG_RETURN_NULL();
+}
+
+PG_FUNCTION_INFO_V1(token_usage_decimal_float4);
+PGDLLEXPORT Datum token_usage_decimal_float4(PG_FUNCTION_ARGS) {
+  const float value = PG_GETARG_FLOAT4(0);
+  const Parsed out = guarded([=] { return parse_float4(value); });
+  switch (out.kind) {
+    case Kind::number:
+      return decimal_to_numeric(Decimal::from_units(out.units));
+    case Kind::too_large: {
+      ShortestText text = shortest_text(value);
+      return DirectFunctionCall3(numeric_in, CStringGetDatum(text.digits),
+                                 ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1));
+    }
+    case Kind::none:
+      break;
+  }
+  PG_RETURN_NULL();
+}
+
+}  // extern "C"
 
 }  // namespace token_usage

@@ -1,6 +1,6 @@
 -- What the native edition does in C++: the functions and aggregates of the library. pg_ext/assemble.mk puts
--- this file into the extension's script; the portable edition has sums_portable.sql, stats_portable.sql,
--- decimal_sum_portable.sql and zone_portable.sql for it.
+-- this file into the extension's script; the portable edition has money_portable.sql, sums_portable.sql,
+-- stats_portable.sql, decimal_sum_portable.sql and zone_portable.sql for it.
 
 CREATE FUNCTION @extschema@.token_usage_version() RETURNS text
   LANGUAGE c IMMUTABLE PARALLEL SAFE
@@ -9,6 +9,18 @@ CREATE FUNCTION @extschema@.token_usage_version() RETURNS text
 CREATE FUNCTION @extschema@._token_usage_zone_known(name text) RETURNS boolean
   LANGUAGE c STABLE STRICT PARALLEL SAFE
   AS 'MODULE_PATHNAME', 'token_usage_zone_known';
+
+-- The decimal that a number counts as; NULL for NaN and infinities.
+CREATE FUNCTION @extschema@._token_usage_decimal(value numeric) RETURNS numeric
+  LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'token_usage_decimal_numeric';
+CREATE FUNCTION @extschema@._token_usage_decimal(value double precision) RETURNS numeric
+  LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'token_usage_decimal_float8';
+CREATE FUNCTION @extschema@._token_usage_decimal(value real) RETURNS numeric
+  LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'token_usage_decimal_float4';
+CREATE FUNCTION @extschema@._token_usage_decimal(value bigint) RETURNS numeric
+  LANGUAGE internal IMMUTABLE STRICT PARALLEL SAFE AS 'int8_numeric';
+CREATE FUNCTION @extschema@._token_usage_decimal(value integer) RETURNS numeric
+  LANGUAGE internal IMMUTABLE STRICT PARALLEL SAFE AS 'int4_numeric';
 
 -- It is called inside functions that set search_path, and so sets none itself.
 CREATE FUNCTION @extschema@._token_usage_sums(ledger oid, user_id text, agent text, bounds timestamptz[], dimension text)

@@ -9,24 +9,9 @@ BEGIN
   ledger := @extschema@._token_usage_ledger(path);
   user_id := @extschema@._token_usage_user(ledger, user_id);
   time_zone := @extschema@._token_usage_zone(
-    coalesce(time_zone, @extschema@._token_usage_read_setting(ledger, 'time_zone')));
+    coalesce(time_zone, @extschema@._token_usage_read_setting(ledger, 'time_zone'::text)), 'time_zone'::text);
   last_day := @extschema@._token_usage_day_of(as_of, time_zone);
 END
-$function$;
-
-CREATE OR REPLACE FUNCTION @extschema@._token_usage_check_user(user_id text)
-RETURNS void LANGUAGE plpgsql IMMUTABLE AS $function$
-BEGIN
-  IF user_id IS NULL THEN
-    PERFORM @extschema@._token_usage_bad_argument('user_id', 'given', NULL);
-  END IF;
-END
-$function$;
-
--- The mean execution time, half away from zero; NULL over no rows.
-CREATE OR REPLACE FUNCTION @extschema@._token_usage_mean(total numeric, n numeric)
-RETURNS bigint LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $function$
-  SELECT CASE WHEN n > 0 THEN round(total / n)::bigint END
 $function$;
 
 CREATE OR REPLACE FUNCTION @extschema@._token_usage_summary(path name[], user_id text, time_zone text, as_of timestamptz)
@@ -35,24 +20,23 @@ RETURNS TABLE (period text, requests_count bigint, prompt_tokens bigint, complet
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
   scope record;
-  month date;
   bounds timestamptz[];
 BEGIN
   PERFORM @extschema@._token_usage_check_user(user_id);
   scope := @extschema@._token_usage_scope(path, user_id, time_zone, as_of);
-  month := @extschema@._token_usage_first_day('month', scope.last_day);
-  bounds := @extschema@._token_usage_day_bounds(scope.last_day, scope.last_day, scope.time_zone);
   -- Three stretches: before this month, this month before today, today.
-  bounds := ARRAY['-infinity', @extschema@._token_usage_start_of_day(month, scope.time_zone)] || bounds;
+  bounds := '-infinity'::timestamptz || @extschema@._token_usage_starts(
+    ARRAY[@extschema@._token_usage_first_day('month'::text, scope.last_day), scope.last_day, scope.last_day + 1],
+    scope.time_zone);
   RETURN QUERY
     SELECT p.period, coalesce(sum(s.requests_count), 0)::bigint,
-           @extschema@._token_usage_bigint(coalesce(sum(s.prompt_tokens), 0), 'prompt_tokens'),
-           @extschema@._token_usage_bigint(coalesce(sum(s.completion_tokens), 0), 'completion_tokens'),
-           @extschema@._token_usage_bigint(coalesce(sum(s.total_tokens), 0), 'total_tokens'),
+           @extschema@._token_usage_bigint(coalesce(sum(s.prompt_tokens), 0), 'prompt_tokens'::text),
+           @extschema@._token_usage_bigint(coalesce(sum(s.completion_tokens), 0), 'completion_tokens'::text),
+           @extschema@._token_usage_bigint(coalesce(sum(s.total_tokens), 0), 'total_tokens'::text),
            trim_scale(coalesce(sum(s.cost_usd), 0)), trim_scale(coalesce(sum(s.cost_rub), 0)),
            coalesce(sum(s.unpriced_count), 0)::bigint
       FROM (VALUES (1, 'today', 3), (2, 'this_month', 2), (3, 'all_time', 1)) AS p (place, period, first_bucket)
-      LEFT JOIN @extschema@._token_usage_sums(scope.ledger, scope.user_id, NULL, bounds, 'none') AS s
+      LEFT JOIN @extschema@._token_usage_sums(scope.ledger, scope.user_id, NULL::text, bounds, 'none'::text) AS s
         ON s.bucket >= p.first_bucket
      GROUP BY p.place, p.period ORDER BY p.place;
 END
@@ -68,23 +52,23 @@ DECLARE
   first_day date;
 BEGIN
   PERFORM @extschema@._token_usage_check_user(user_id);
-  PERFORM @extschema@._token_usage_check_range('days', days, 1, 36600);
+  PERFORM @extschema@._token_usage_check_range('days'::text, days, 1::bigint, 36600::bigint);
   scope := @extschema@._token_usage_scope(path, user_id, time_zone, as_of);
   first_day := scope.last_day - days::integer + 1;
   RETURN QUERY
     SELECT first_day + d.bucket - 1, coalesce(s.requests_count, 0),
-           @extschema@._token_usage_bigint(coalesce(s.prompt_tokens, 0), 'prompt_tokens'),
-           @extschema@._token_usage_bigint(coalesce(s.completion_tokens, 0), 'completion_tokens'),
-           @extschema@._token_usage_bigint(coalesce(s.total_tokens, 0), 'total_tokens'),
+           @extschema@._token_usage_bigint(coalesce(s.prompt_tokens, 0), 'prompt_tokens'::text),
+           @extschema@._token_usage_bigint(coalesce(s.completion_tokens, 0), 'completion_tokens'::text),
+           @extschema@._token_usage_bigint(coalesce(s.total_tokens, 0), 'total_tokens'::text),
            trim_scale(coalesce(s.cost_usd, 0)), trim_scale(coalesce(s.cost_rub, 0)), coalesce(s.unpriced_count, 0)
       FROM generate_series(1, days::integer) AS d (bucket)
       LEFT JOIN @extschema@._token_usage_sums(scope.ledger, scope.user_id, agent,
-             @extschema@._token_usage_day_bounds(first_day, scope.last_day, scope.time_zone), 'none') AS s USING (bucket)
+             @extschema@._token_usage_day_bounds(first_day, scope.last_day, scope.time_zone), 'none'::text) AS s ON s.bucket = d.bucket
      ORDER BY d.bucket;
 END
 $function$;
 
--- The sums by a dimension over the last `period_days` days, or over a named period; in no order.
+-- The sums by a dimension over the last `period_days` days, or over a named period where there is one; in no order.
 CREATE OR REPLACE FUNCTION @extschema@._token_usage_groups(
   path name[], user_id text, agent text, period_days bigint, period text, time_zone text, as_of timestamptz, dimension text)
 RETURNS TABLE (key1 text, key2 text, requests_count bigint, prompt_tokens numeric, completion_tokens numeric,
@@ -97,15 +81,17 @@ DECLARE
 BEGIN
   PERFORM @extschema@._token_usage_check_user(user_id);
   IF period IS NULL THEN
-    PERFORM @extschema@._token_usage_check_range('period_days', period_days, 1, 36600);
+    PERFORM @extschema@._token_usage_check_range('period_days'::text, period_days, 1::bigint, 36600::bigint);
   END IF;
   scope := @extschema@._token_usage_scope(path, user_id, time_zone, as_of);
-  bounds := ARRAY[
-    CASE WHEN period = 'all' THEN '-infinity'
-         ELSE @extschema@._token_usage_start_of_day(
-                CASE WHEN period IS NULL THEN scope.last_day - period_days::integer + 1
-                     ELSE @extschema@._token_usage_first_day(period, scope.last_day) END, scope.time_zone) END,
-    @extschema@._token_usage_start_of_day(scope.last_day + 1, scope.time_zone)];
+  bounds := @extschema@._token_usage_starts(
+    ARRAY[CASE WHEN period IS NULL THEN scope.last_day - period_days::integer + 1
+               WHEN period = 'all' THEN scope.last_day
+               ELSE @extschema@._token_usage_first_day(period, scope.last_day) END, scope.last_day + 1],
+    scope.time_zone);
+  IF period = 'all' THEN
+    bounds[1] := '-infinity';
+  END IF;
   RETURN QUERY
     SELECT s.key1, s.key2, s.requests_count, s.prompt_tokens, s.completion_tokens, s.total_tokens,
            s.cost_usd, s.cost_rub, s.unpriced_count, s.execution_ms_sum, s.execution_ms_count
@@ -114,19 +100,19 @@ END
 $function$;
 
 CREATE OR REPLACE FUNCTION @extschema@._token_usage_by_agent(
-  path name[], user_id text, period_days bigint, time_zone text, as_of timestamptz, agent text DEFAULT NULL,
-  period text DEFAULT NULL)
+  path name[], user_id text, agent text, period_days bigint, period text, time_zone text, as_of timestamptz)
 RETURNS TABLE (agent_id text, requests_count bigint, prompt_tokens bigint, completion_tokens bigint, total_tokens bigint,
   cost_usd numeric, cost_rub numeric, unpriced_count bigint, avg_execution_time_ms bigint)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
 BEGIN
   RETURN QUERY
-    SELECT g.key1, g.requests_count, @extschema@._token_usage_bigint(g.prompt_tokens, 'prompt_tokens'),
-           @extschema@._token_usage_bigint(g.completion_tokens, 'completion_tokens'),
-           @extschema@._token_usage_bigint(g.total_tokens, 'total_tokens'),
+    SELECT g.key1, g.requests_count, @extschema@._token_usage_bigint(g.prompt_tokens, 'prompt_tokens'::text),
+           @extschema@._token_usage_bigint(g.completion_tokens, 'completion_tokens'::text),
+           @extschema@._token_usage_bigint(g.total_tokens, 'total_tokens'::text),
            trim_scale(g.cost_usd), trim_scale(g.cost_rub), g.unpriced_count,
-           @extschema@._token_usage_mean(g.execution_ms_sum, g.execution_ms_count)
-      FROM @extschema@._token_usage_groups(path, user_id, agent, period_days, period, time_zone, as_of, 'agent') AS g
+           @extschema@._token_usage_mean(g.execution_ms_sum, g.execution_ms_count::numeric)
+      FROM @extschema@._token_usage_groups(path, user_id, agent, period_days, period, time_zone, as_of,
+             'agent'::text) AS g
      ORDER BY g.total_tokens DESC, g.key1 COLLATE "C";
 END
 $function$;
@@ -138,12 +124,13 @@ RETURNS TABLE (ai_provider text, ai_model text, requests_count bigint, prompt_to
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
 BEGIN
   RETURN QUERY
-    SELECT g.key1, g.key2, g.requests_count, @extschema@._token_usage_bigint(g.prompt_tokens, 'prompt_tokens'),
-           @extschema@._token_usage_bigint(g.completion_tokens, 'completion_tokens'),
-           @extschema@._token_usage_bigint(g.total_tokens, 'total_tokens'),
+    SELECT g.key1, g.key2, g.requests_count, @extschema@._token_usage_bigint(g.prompt_tokens, 'prompt_tokens'::text),
+           @extschema@._token_usage_bigint(g.completion_tokens, 'completion_tokens'::text),
+           @extschema@._token_usage_bigint(g.total_tokens, 'total_tokens'::text),
            trim_scale(g.cost_usd), trim_scale(g.cost_rub), g.unpriced_count,
-           @extschema@._token_usage_mean(g.execution_ms_sum, g.execution_ms_count)
-      FROM @extschema@._token_usage_groups(path, user_id, NULL, period_days, NULL, time_zone, as_of, 'model') AS g
+           @extschema@._token_usage_mean(g.execution_ms_sum, g.execution_ms_count::numeric)
+      FROM @extschema@._token_usage_groups(path, user_id, NULL::text, period_days, NULL::text,
+             time_zone, as_of, 'model'::text) AS g
      ORDER BY g.cost_rub DESC, g.cost_usd DESC, g.total_tokens DESC, g.key1 COLLATE "C", g.key2 COLLATE "C";
 END
 $function$;
@@ -155,12 +142,13 @@ RETURNS TABLE (ai_provider text, requests_count bigint, prompt_tokens bigint, co
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
 BEGIN
   RETURN QUERY
-    SELECT g.key1, sum(g.requests_count)::bigint, @extschema@._token_usage_bigint(sum(g.prompt_tokens), 'prompt_tokens'),
-           @extschema@._token_usage_bigint(sum(g.completion_tokens), 'completion_tokens'),
-           @extschema@._token_usage_bigint(sum(g.total_tokens), 'total_tokens'),
+    SELECT g.key1, sum(g.requests_count)::bigint, @extschema@._token_usage_bigint(sum(g.prompt_tokens), 'prompt_tokens'::text),
+           @extschema@._token_usage_bigint(sum(g.completion_tokens), 'completion_tokens'::text),
+           @extschema@._token_usage_bigint(sum(g.total_tokens), 'total_tokens'::text),
            trim_scale(sum(g.cost_usd)), trim_scale(sum(g.cost_rub)), sum(g.unpriced_count)::bigint,
            @extschema@._token_usage_mean(sum(g.execution_ms_sum), sum(g.execution_ms_count))
-      FROM @extschema@._token_usage_groups(path, user_id, NULL, period_days, NULL, time_zone, as_of, 'model') AS g
+      FROM @extschema@._token_usage_groups(path, user_id, NULL::text, period_days, NULL::text,
+             time_zone, as_of, 'model'::text) AS g
      GROUP BY g.key1
      ORDER BY sum(g.cost_rub) DESC, sum(g.cost_usd) DESC, sum(g.total_tokens) DESC, g.key1 COLLATE "C";
 END
@@ -170,7 +158,7 @@ CREATE OR REPLACE FUNCTION @extschema@._token_usage_check_period(period text)
 RETURNS void LANGUAGE plpgsql IMMUTABLE AS $function$
 BEGIN
   IF period IS NULL OR period NOT IN ('day', 'week', 'month', 'year', 'all') THEN
-    PERFORM @extschema@._token_usage_bad_argument('period', 'one of day, week, month, year, all', period);
+    PERFORM @extschema@._token_usage_bad_argument('period'::text, 'one of day, week, month, year, all'::text, period);
   END IF;
 END
 $function$;
@@ -185,13 +173,14 @@ BEGIN
   PERFORM @extschema@._token_usage_check_period(period_name);
   RETURN QUERY
     SELECT period_name, coalesce(sum(g.requests_count), 0)::bigint,
-           @extschema@._token_usage_bigint(coalesce(sum(g.prompt_tokens), 0), 'prompt_tokens'),
-           @extschema@._token_usage_bigint(coalesce(sum(g.completion_tokens), 0), 'completion_tokens'),
-           @extschema@._token_usage_bigint(coalesce(sum(g.total_tokens), 0), 'total_tokens'),
+           @extschema@._token_usage_bigint(coalesce(sum(g.prompt_tokens), 0), 'prompt_tokens'::text),
+           @extschema@._token_usage_bigint(coalesce(sum(g.completion_tokens), 0), 'completion_tokens'::text),
+           @extschema@._token_usage_bigint(coalesce(sum(g.total_tokens), 0), 'total_tokens'::text),
            trim_scale(coalesce(sum(g.cost_usd), 0)), trim_scale(coalesce(sum(g.cost_rub), 0)),
            coalesce(sum(g.unpriced_count), 0)::bigint,
            @extschema@._token_usage_mean(sum(g.execution_ms_sum), sum(g.execution_ms_count))
-      FROM @extschema@._token_usage_groups(path, user_id, agent, NULL, period_name, time_zone, as_of, 'none') AS g;
+      FROM @extschema@._token_usage_groups(path, user_id, agent, NULL::bigint, period_name,
+             time_zone, as_of, 'none'::text) AS g;
 END
 $function$;
 
@@ -224,7 +213,8 @@ BEGIN
         user_id %1$s, period_days bigint DEFAULT 30, time_zone text DEFAULT NULL, as_of timestamptz DEFAULT NULL)
       RETURNS TABLE (agent_id text, %2$s%3$s) LANGUAGE sql STABLE ROWS 10 AS $function$
         SELECT * FROM @extschema@._token_usage_by_agent(
-          pg_catalog.current_schemas(false), user_id::pg_catalog.text, period_days, time_zone, as_of)
+          pg_catalog.current_schemas(false), user_id::pg_catalog.text, NULL::pg_catalog.text, period_days,
+          NULL::pg_catalog.text, time_zone, as_of)
       $function$;
 
       CREATE OR REPLACE FUNCTION @extschema@.token_usage_by_model(

@@ -15,6 +15,7 @@ extern "C" {
 #include <postgres.h>
 
 #include <catalog/pg_type.h>
+#include <common/shortest_dec.h>
 #include <executor/spi.h>
 #include <fmgr.h>
 #include <funcapi.h>

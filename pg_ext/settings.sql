@@ -4,7 +4,7 @@ CREATE OR REPLACE FUNCTION @extschema@._token_usage_check_setting(name text)
 RETURNS void LANGUAGE plpgsql IMMUTABLE AS $function$
 BEGIN
   IF name IS DISTINCT FROM 'time_zone' THEN
-    PERFORM @extschema@._token_usage_bad_argument('name', 'one of time_zone', name);
+    PERFORM @extschema@._token_usage_bad_argument('name'::text, 'one of time_zone'::text, name);
   END IF;
 END
 $function$;
@@ -13,7 +13,7 @@ $function$;
 CREATE OR REPLACE FUNCTION @extschema@._token_usage_read_setting(ledger oid, name text)
 RETURNS text LANGUAGE plpgsql STABLE AS $function$
 DECLARE
-  settings text := @extschema@._token_usage_table(ledger, 'token_usage_settings');
+  settings text := @extschema@._token_usage_table(ledger, 'token_usage_settings'::text);
   value text;
 BEGIN
   IF to_regclass(settings) IS NOT NULL THEN
@@ -39,10 +39,10 @@ DECLARE
 BEGIN
   PERFORM @extschema@._token_usage_check_setting(name);
   IF value IS NOT NULL THEN
-    PERFORM @extschema@._token_usage_zone(value, 'value');
+    PERFORM @extschema@._token_usage_zone(value, 'value'::text);
   END IF;
   ledger := @extschema@._token_usage_ledger(path);
-  settings := @extschema@._token_usage_table(ledger, 'token_usage_settings');
+  settings := @extschema@._token_usage_table(ledger, 'token_usage_settings'::text);
   IF to_regclass(settings) IS NULL THEN
     RAISE EXCEPTION USING ERRCODE = '42P01',
       MESSAGE = 'token_usage: no token_usage_settings table; run SELECT token_usage_migrate()';

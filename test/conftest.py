@@ -69,6 +69,14 @@ def database(edition):
 
 
 @pytest.fixture(scope="session")
+def unchanged(edition):
+    """A migrated, empty database for tests that change nothing in it."""
+    made = edition.database()
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="session")
 def seed():
     return SEED
 

@@ -37,7 +37,7 @@ def expected_cell(cell, dialect):
 
 def actual_cell(value):
     """Decimals by their digits, so that a trailing zero is a difference."""
-    return str(value) if isinstance(value, Decimal) else value
+    return format(value, "f") if isinstance(value, Decimal) else value
 
 
 def typed(rows):

@@ -112,7 +112,7 @@ def test_rows_after_the_last_day_are_not_counted(database):
     load(database, rows)
     case = Case(database, rows)
     for at in ("2025-10-20 00:00:00", "2025-10-20 20:59:59", "2025-10-20 21:00:00"):
-        case.every_report(42, "Europe/Moscow", orc.instant(at), days=36600, bodies=True)
+        case.every_report(42, "Europe/Moscow", orc.instant(at), days=400, bodies=True)
     assert database.query("SELECT requests_count FROM token_usage_summary(42, 'Europe/Moscow', "
                           "'2025-10-20T10:00:00Z')").rows == [(2,), (2,), (2,)]
 
@@ -175,7 +175,7 @@ def test_as_of_far_away(database):
     case = Case(database, rows)
     for at in ("1000-01-02 00:00:00", "1500-06-01 05:00:00", "9998-12-30 23:59:59"):
         for zone in ("UTC", "Europe/Berlin"):
-            case.every_report(42, zone, orc.instant(at), days=36600 if zone == "UTC" else 400,
+            case.every_report(42, zone, orc.instant(at), days=36600 if (zone, at[:4]) == ("UTC", "9998") else 400,
                               bodies=False)
 
 

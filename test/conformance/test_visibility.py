@@ -158,7 +158,7 @@ def test_reports_work_on_a_read_only_database(edition):
 def test_a_copied_table_and_truncate(pg):
     database = pg.database()
     try:
-        load(database, [row(i, AT) for i in range(1, 6)])
+        load(database, [row(i, AT) for i in range(101, 106)])
         import io
         with database.connection.cursor() as cursor:
             cursor.copy_expert("COPY token_usage (user_id, agent_id, ai_provider, ai_model, "

@@ -1,0 +1,26 @@
+-- Money is decimal (rule 4 of the contract): what a stored cost counts as. core/decimal.cpp is the twin. Aggregates call
+-- these functions under any search_path, so that all names and operators are qualified. money.cpp and money_portable.sql hold the rest.
+
+-- `value` with more than 12 places, rounded half-even to 12; NULL for NaN and infinities, whose scale() is NULL. round() takes ties
+-- away from zero; where that was a tie and the digit before it is even, it is to stay.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_half_even(value numeric)
+RETURNS numeric LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $function$
+  SELECT CASE
+    WHEN pg_catalog.scale(value) IS NULL THEN NULL
+    WHEN pg_catalog.abs(value OPERATOR(pg_catalog.-) pg_catalog.trunc(value, 12)) OPERATOR(pg_catalog.=) 0.0000000000005
+     AND pg_catalog.mod(pg_catalog.trunc(value, 12), 0.000000000002) OPERATOR(pg_catalog.=) 0.0
+      THEN pg_catalog.trunc(value, 12)
+    ELSE pg_catalog.round(value, 12)
+  END
+$function$;
+
+-- The mean of `n` numbers whose sum is `total`, half away from zero to a whole number; NULL over none. div() is exact where `/`
+-- would have rounded once before.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_mean(total numeric, n numeric)
+RETURNS bigint LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $function$
+  SELECT CASE WHEN n OPERATOR(pg_catalog.>) 0.0 THEN
+    (pg_catalog.sign(total) OPERATOR(pg_catalog.*)
+     pg_catalog.div(2.0 OPERATOR(pg_catalog.*) pg_catalog.abs(total) OPERATOR(pg_catalog.+) n,
+                    2.0 OPERATOR(pg_catalog.*) n))::pg_catalog.int8
+  END
+$function$;
