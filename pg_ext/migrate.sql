@@ -32,7 +32,20 @@ LANGUAGE sql IMMUTABLE AS $function$
     (19, 'request_metadata', 'jsonb', 'jsonb', NULL, '{json,text,char}', 'jsonb, json or text'),
     (20, 'response_metadata', 'jsonb', 'jsonb', NULL, '{json,text,char}', 'jsonb, json or text'),
     (21, 'created_at', 'timestamptz NOT NULL DEFAULT now()', 'timestamptz', 'now()', '{timestamptz,timestamp}',
-      'timestamp with time zone or timestamp without time zone')
+      'timestamp with time zone or timestamp without time zone'),
+    -- What prices need to tell apart, and where a cost came from. NULL: not reported, or written without us.
+    (22, 'cache_read_tokens', 'bigint', 'bigint', NULL, '{integer,numeric,real,double}', 'a numeric type'),
+    (23, 'cache_write_tokens', 'bigint', 'bigint', NULL, '{integer,numeric,real,double}', 'a numeric type'),
+    (24, 'cache_write_1h_tokens', 'bigint', 'bigint', NULL, '{integer,numeric,real,double}', 'a numeric type'),
+    (25, 'cache_read_audio_tokens', 'bigint', 'bigint', NULL, '{integer,numeric,real,double}', 'a numeric type'),
+    (26, 'cache_read_image_tokens', 'bigint', 'bigint', NULL, '{integer,numeric,real,double}', 'a numeric type'),
+    (27, 'reasoning_tokens', 'bigint', 'bigint', NULL, '{integer,numeric,real,double}', 'a numeric type'),
+    (28, 'input_audio_tokens', 'bigint', 'bigint', NULL, '{integer,numeric,real,double}', 'a numeric type'),
+    (29, 'output_audio_tokens', 'bigint', 'bigint', NULL, '{integer,numeric,real,double}', 'a numeric type'),
+    (30, 'input_image_tokens', 'bigint', 'bigint', NULL, '{integer,numeric,real,double}', 'a numeric type'),
+    (31, 'output_image_tokens', 'bigint', 'bigint', NULL, '{integer,numeric,real,double}', 'a numeric type'),
+    (32, 'web_search_requests', 'bigint', 'bigint', NULL, '{integer,numeric,real,double}', 'a numeric type'),
+    (33, 'cost_source', 'text', 'text', NULL, '{text}', 'text')
   ) AS c (place, name, declared, added, later_default, families, needs)
 $function$;
 
@@ -219,7 +232,7 @@ BEGIN
   ELSE
     steps := steps || @extschema@._token_usage_step('table token_usage_settings', 'kept');
   END IF;
-  RETURN steps;
+  RETURN steps || @extschema@._token_usage_migrate_recording(ledger);
 END
 $function$;
 
