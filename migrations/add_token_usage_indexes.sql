@@ -9,18 +9,18 @@ BEGIN;
 
 DO $portable$
 DECLARE
-  home text := pg_catalog.quote_ident(pg_catalog.current_schema());
-  path text := pg_catalog.current_setting('search_path');
-  steps jsonb;
+  home pg_catalog.text := pg_catalog.quote_ident(pg_catalog.current_schema());
+  path pg_catalog.text := pg_catalog.current_setting('search_path');
+  steps pg_catalog.jsonb;
   portable record;
-  routines text;
+  routines pg_catalog.text;
 BEGIN
   -- Whatever else is on the search path, nothing here is looked up there.
   PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
   IF home IS NULL THEN
     RAISE EXCEPTION USING ERRCODE = 'invalid_schema_name',
       MESSAGE = 'token_usage: no schema to create functions in', HINT = 'Put a schema on search_path.';
-  ELSIF home ~ '[%$''\\]' THEN
+  ELSIF home ~ '[%$''[.backslash.]]' THEN
     RAISE EXCEPTION USING ERRCODE = 'invalid_schema_name',
       MESSAGE = 'token_usage: the name of its schema must be without %, $, quotes and backslashes';
   END IF;
@@ -34,6 +34,19 @@ BEGIN
     END IF;
     DROP EXTENSION token_usage;
   END LOOP;
+
+  -- Internal functions of an older version go first, since a function cannot be replaced by one with other columns. Those that something
+  -- is made of (aggregates, triggers) stay, and so does everything that views may use.
+  SELECT string_agg(p.oid::regprocedure::text, ', ') INTO routines
+    FROM pg_proc AS p
+    JOIN pg_description AS d ON d.objoid = p.oid AND d.classoid = 'pg_proc'::regclass
+   WHERE p.pronamespace = home::regnamespace AND left(p.proname, 13) = '_token_usage_'
+     AND left(d.description, 29) = 'token_usage, portable edition'
+     AND NOT EXISTS (SELECT FROM pg_depend AS u WHERE u.refclassid = 'pg_proc'::regclass AND u.refobjid = p.oid);
+  IF routines IS NOT NULL THEN
+    EXECUTE 'DROP ROUTINE ' || routines;
+    routines := NULL;
+  END IF;
 
   EXECUTE replace($token_usage$
 -- The errors of token_usage and the checks of arguments (rule 9 of the contract): the same texts as core/arguments.cpp gives.
@@ -164,14 +177,32 @@ $token_usage$, '@extschema@', home);
 -- `value` with more than 12 places, rounded half-even to 12; NULL for NaN and infinities, whose scale() is NULL. round() takes ties
 -- away from zero; where that was a tie and the digit before it is even, it is to stay.
 CREATE OR REPLACE FUNCTION @extschema@._token_usage_half_even(value numeric)
-RETURNS numeric LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $function$
-  SELECT CASE
+RETURNS numeric LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $function$
+BEGIN
+  RETURN CASE
     WHEN pg_catalog.scale(value) IS NULL THEN NULL
     WHEN pg_catalog.abs(value OPERATOR(pg_catalog.-) pg_catalog.trunc(value, 12)) OPERATOR(pg_catalog.=) 0.0000000000005
      AND pg_catalog.mod(pg_catalog.trunc(value, 12), 0.000000000002) OPERATOR(pg_catalog.=) 0.0
       THEN pg_catalog.trunc(value, 12)
     ELSE pg_catalog.round(value, 12)
-  END
+  END;
+END
+$function$;
+
+-- The text of an expression that gives the decimal of a column of that family (rule 4); NULL for one that is no number. For numeric it is
+-- written out, since to inline a function of SQL takes longer than to read a user's few rows.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_decimal_sql(column_name text, family text)
+RETURNS text LANGUAGE plpgsql IMMUTABLE AS $function$
+BEGIN
+  RETURN CASE family
+    WHEN 'integer' THEN column_name || '::pg_catalog.numeric'
+    WHEN 'numeric' THEN
+      format('CASE WHEN pg_catalog.scale(%s) OPERATOR(pg_catalog.<=) 12 THEN %s ELSE @extschema@._token_usage_half_even(%s) END',
+             column_name, column_name, column_name)
+    WHEN 'double' THEN format('@extschema@._token_usage_decimal(%s::pg_catalog.float8)', column_name)
+    WHEN 'real' THEN format('@extschema@._token_usage_decimal(%s::pg_catalog.float4)', column_name)
+  END;
+END
 $function$;
 
 -- The mean of `n` numbers whose sum is `total`, half away from zero to a whole number; NULL over none. div() is exact where `/`
@@ -271,50 +302,79 @@ BEGIN
 END
 $function$;
 
--- How a column is compared and read: integer, numeric, real, double, text, char, uuid, timestamp, timestamptz, json; else other.
+-- How a column is compared and read. By the numbers of the types, which never change: their names would have to be looked up for each
+-- column of each report.
 CREATE OR REPLACE FUNCTION @extschema@._token_usage_family(type oid)
 RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $function$
-  SELECT CASE pg_catalog.format_type(type, NULL)
-    WHEN 'smallint' THEN 'integer' WHEN 'integer' THEN 'integer' WHEN 'bigint' THEN 'integer'
-    WHEN 'numeric' THEN 'numeric' WHEN 'real' THEN 'real' WHEN 'double precision' THEN 'double'
-    WHEN 'text' THEN 'text' WHEN 'character varying' THEN 'text' WHEN 'character' THEN 'char' WHEN 'bpchar' THEN 'char'
-    WHEN 'uuid' THEN 'uuid'
-    WHEN 'timestamp without time zone' THEN 'timestamp' WHEN 'timestamp with time zone' THEN 'timestamptz'
-    WHEN 'json' THEN 'json' WHEN 'jsonb' THEN 'json'
+  SELECT CASE
+    WHEN type = 20 OR type = 23 OR type = 21 THEN 'integer'  -- bigint, integer, smallint
+    WHEN type = 25 OR type = 1043 THEN 'text'  -- text, varchar
+    WHEN type = 1042 THEN 'char'
+    WHEN type = 1700 THEN 'numeric'
+    WHEN type = 701 THEN 'double'
+    WHEN type = 700 THEN 'real'
+    WHEN type = 2950 THEN 'uuid'
+    WHEN type = 1184 THEN 'timestamptz'
+    WHEN type = 1114 THEN 'timestamp'
+    WHEN type = 3802 OR type = 114 THEN 'json'  -- jsonb, json
     ELSE 'other'
   END
 $function$;
 
--- The columns of the ledger.
-CREATE OR REPLACE FUNCTION @extschema@._token_usage_columns(ledger oid)
-RETURNS TABLE (name text, family text, not_null boolean, deterministic boolean, type_name text)
-LANGUAGE plpgsql STABLE AS $function$
+-- The family of a type that may be a domain. What the server brings itself, below 16384, is none.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_family_of(type oid)
+RETURNS text LANGUAGE plpgsql STABLE AS $function$
 BEGIN
-  RETURN QUERY
-    SELECT a.attname::text,
-           @extschema@._token_usage_family(
-             CASE t.typtype WHEN 'd' THEN @extschema@._token_usage_base_type(t.oid) ELSE t.oid END),
-           a.attnotnull, coalesce(c.collisdeterministic, true), format_type(a.atttypid, a.atttypmod)
-      FROM pg_catalog.pg_attribute AS a
-      JOIN pg_catalog.pg_type AS t ON t.oid = a.atttypid
-      LEFT JOIN pg_catalog.pg_collation AS c ON c.oid = a.attcollation
-     WHERE a.attrelid = ledger AND a.attnum > 0 AND NOT a.attisdropped;
+  IF type < 16384 THEN
+    RETURN @extschema@._token_usage_family(type);
+  END IF;
+  RETURN @extschema@._token_usage_family(@extschema@._token_usage_base_type(type));
+END
+$function$;
+
+-- The columns of the ledger. type and modifier are as format_type() takes them.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_columns(ledger oid)
+RETURNS TABLE (name text, family text, not_null boolean, deterministic boolean, type oid, modifier integer)
+LANGUAGE sql STABLE AS $function$
+  SELECT a.attname::text,
+         CASE WHEN a.atttypid < 16384 THEN @extschema@._token_usage_family(a.atttypid)
+              ELSE @extschema@._token_usage_family_of(a.atttypid) END,
+         a.attnotnull,
+         -- The server's own collations are all deterministic.
+         a.attcollation < 16384 OR (SELECT c.collisdeterministic FROM pg_catalog.pg_collation AS c
+                                     WHERE c.oid = a.attcollation),
+         a.atttypid, a.atttypmod
+    FROM pg_catalog.pg_attribute AS a
+   WHERE a.attrelid = ledger AND a.attnum > 0 AND NOT a.attisdropped
+$function$;
+
+-- The family of one column; NULL where there is none.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_column_family(ledger oid, column_name text)
+RETURNS text LANGUAGE plpgsql STABLE AS $function$
+DECLARE
+  type oid;
+BEGIN
+  SELECT a.atttypid INTO type FROM pg_catalog.pg_attribute AS a
+   WHERE a.attrelid = ledger AND a.attname = column_name::name AND NOT a.attisdropped;
+  RETURN @extschema@._token_usage_family_of(type);
 END
 $function$;
 
 -- The name of a table beside the ledger, or of the ledger itself, qualified and quoted.
 CREATE OR REPLACE FUNCTION @extschema@._token_usage_table(ledger oid, table_name text)
-RETURNS text LANGUAGE sql STABLE AS $function$
-  SELECT format('%I.%I', n.nspname, table_name)
-    FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
-   WHERE c.oid = ledger
+RETURNS text LANGUAGE plpgsql STABLE AS $function$
+BEGIN
+  RETURN (SELECT format('%I.%I', n.nspname, table_name)
+            FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+           WHERE c.oid = ledger);
+END
 $function$;
 
 -- `user_id` as the ledger's column can compare it; the argument error where its type cannot hold it.
 CREATE OR REPLACE FUNCTION @extschema@._token_usage_user(ledger oid, user_id text)
 RETURNS text LANGUAGE plpgsql STABLE AS $function$
 DECLARE
-  family text := (SELECT c.family FROM @extschema@._token_usage_columns(ledger) AS c WHERE c.name = 'user_id');
+  family text := @extschema@._token_usage_column_family(ledger, 'user_id'::text);
 BEGIN
   IF family = 'integer' THEN
     IF user_id !~ '^ *[+-]?[0-9]{1,40} *$'
@@ -390,9 +450,7 @@ BEGIN
       -- A count is whole, and one that is no number is none.
       value := CASE col.family
         WHEN 'integer' THEN here || '::pg_catalog.int8'
-        WHEN 'numeric' THEN format('pg_catalog.trunc(@extschema@._token_usage_decimal(%s))', here)
-        WHEN 'double' THEN format('pg_catalog.trunc(@extschema@._token_usage_decimal(%s))', here)
-        WHEN 'real' THEN format('pg_catalog.trunc(@extschema@._token_usage_decimal(%s::pg_catalog.float8))', here) END;
+        ELSE format('pg_catalog.trunc(%s)', @extschema@._token_usage_decimal_sql(here, col.family)) END;
       IF col.name = 'total_tokens' THEN
         total := value;
         has_total := col.not_null AND col.family = 'integer';
@@ -405,15 +463,14 @@ BEGIN
         END IF;
       END IF;
     ELSE
-      value := CASE WHEN col.family IN ('integer', 'numeric', 'double', 'real')
-                    THEN format('@extschema@._token_usage_decimal(%s)',
-                                here || CASE col.family WHEN 'integer' THEN '::pg_catalog.int8' ELSE '' END) END;
+      value := @extschema@._token_usage_decimal_sql(here, col.family);
       CASE col.name WHEN 'cost_usd' THEN cost_usd := value; WHEN 'cost_rub' THEN cost_rub := value;
                     ELSE execution := value; END CASE;
     END IF;
     IF value IS NULL THEN
       RAISE EXCEPTION USING ERRCODE = '42804',
-        MESSAGE = format('token_usage: column %s of table token_usage has type %s', col.name, col.type_name),
+        MESSAGE = format('token_usage: column %s of table token_usage has type %s', col.name,
+                         format_type(col.type, col.modifier)),
         HINT = 'Run SELECT token_usage_migrate(), which tells what type is needed.';
     END IF;
   END LOOP;
@@ -689,13 +746,37 @@ BEGIN
     format(l.bound, '$3[1]'), format(l.bound, '$3[pg_catalog.array_upper($3, 1)]'));
 END
 $function$;
+
+-- Goes back to the caller's search path, until the function ends that calls this and that sets search_path in its declaration. Row-level
+-- security policies of the ledger may call functions that expect it, as they would in any query of the caller.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_caller_path(path name[])
+RETURNS void LANGUAGE plpgsql STABLE AS $function$
+BEGIN
+  PERFORM set_config('search_path', coalesce(
+    (SELECT string_agg(quote_ident(p.nspname), ', ' ORDER BY p.place)
+       FROM unnest(path) WITH ORDINALITY AS p (nspname, place)), ''), true);
+END
+$function$;
+
+-- _token_usage_sums under the caller's search path; it is what reports call.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_ledger_sums(
+  path name[], ledger oid, user_id text, agent text, bounds timestamptz[], dimension text)
+RETURNS TABLE (bucket integer, key1 text, key2 text, requests_count bigint, prompt_tokens numeric,
+  completion_tokens numeric, total_tokens numeric, cost_usd numeric, cost_rub numeric, unpriced_count bigint,
+  execution_ms_sum numeric, execution_ms_count bigint)
+LANGUAGE plpgsql STABLE ROWS 100 SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+  PERFORM @extschema@._token_usage_caller_path(path);
+  RETURN QUERY SELECT s.* FROM @extschema@._token_usage_sums(ledger, user_id, agent, bounds, dimension) AS s;
+END
+$function$;
 $token_usage$, '@extschema@', home);
 
   EXECUTE replace($token_usage$
 -- token_usage_version(): the version of the installed functions, as text.
 CREATE OR REPLACE FUNCTION @extschema@.token_usage_version()
 RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $function$
-  SELECT '1.0.0'::text
+  SELECT '1.0.0'::pg_catalog.text
 $function$;
 $token_usage$, '@extschema@', home);
 
@@ -932,7 +1013,7 @@ BEGIN
            trim_scale(coalesce(sum(s.cost_usd), 0)), trim_scale(coalesce(sum(s.cost_rub), 0)),
            coalesce(sum(s.unpriced_count), 0)::bigint
       FROM (VALUES (1, 'today', 3), (2, 'this_month', 2), (3, 'all_time', 1)) AS p (place, period, first_bucket)
-      LEFT JOIN @extschema@._token_usage_sums(scope.ledger, scope.user_id, NULL::text, bounds, 'none'::text) AS s
+      LEFT JOIN @extschema@._token_usage_ledger_sums(path, scope.ledger, scope.user_id, NULL::text, bounds, 'none'::text) AS s
         ON s.bucket >= p.first_bucket
      GROUP BY p.place, p.period ORDER BY p.place;
 END
@@ -958,7 +1039,7 @@ BEGIN
            @extschema@._token_usage_bigint(coalesce(s.total_tokens, 0), 'total_tokens'::text),
            trim_scale(coalesce(s.cost_usd, 0)), trim_scale(coalesce(s.cost_rub, 0)), coalesce(s.unpriced_count, 0)
       FROM generate_series(1, days::integer) AS d (bucket)
-      LEFT JOIN @extschema@._token_usage_sums(scope.ledger, scope.user_id, agent,
+      LEFT JOIN @extschema@._token_usage_ledger_sums(path, scope.ledger, scope.user_id, agent,
              @extschema@._token_usage_day_bounds(first_day, scope.last_day, scope.time_zone), 'none'::text) AS s ON s.bucket = d.bucket
      ORDER BY d.bucket;
 END
@@ -991,7 +1072,7 @@ BEGIN
   RETURN QUERY
     SELECT s.key1, s.key2, s.requests_count, s.prompt_tokens, s.completion_tokens, s.total_tokens,
            s.cost_usd, s.cost_rub, s.unpriced_count, s.execution_ms_sum, s.execution_ms_count
-      FROM @extschema@._token_usage_sums(scope.ledger, scope.user_id, agent, bounds, dimension) AS s;
+      FROM @extschema@._token_usage_ledger_sums(path, scope.ledger, scope.user_id, agent, bounds, dimension) AS s;
 END
 $function$;
 
@@ -1144,11 +1225,17 @@ $token_usage$, '@extschema@', home);
   EXECUTE replace($token_usage$
 -- token_usage_detailed: the requests of a user, newest first, in pages; and how many there are.
 
--- Unix microseconds of a time, exactly (extract(epoch ...) alone is a float before PostgreSQL 14).
+-- Unix microseconds of a time, exactly (extract(epoch ...) alone is a float before PostgreSQL 14). This and the cursor are computed
+-- in the query of a page, which runs under the caller's search_path: all names and operators are qualified.
 CREATE OR REPLACE FUNCTION @extschema@._token_usage_micros(value timestamptz)
-RETURNS bigint LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $function$
-  SELECT extract(epoch FROM date_trunc('second', value AT TIME ZONE 'UTC'))::bigint * 1000000
-       + extract(microseconds FROM value AT TIME ZONE 'UTC')::bigint % 1000000
+RETURNS bigint LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $function$
+DECLARE
+  utc pg_catalog.timestamp := pg_catalog.timezone('UTC', value);
+BEGIN
+  RETURN (extract(epoch FROM pg_catalog.date_trunc('second', utc))::pg_catalog.int8 OPERATOR(pg_catalog.*) 1000000::pg_catalog.int8)
+    OPERATOR(pg_catalog.+)
+    pg_catalog.mod(extract(microseconds FROM utc)::pg_catalog.int8, 1000000::pg_catalog.int8);
+END
 $function$;
 
 CREATE OR REPLACE FUNCTION @extschema@._token_usage_from_micros(value bigint)
@@ -1158,8 +1245,11 @@ $function$;
 
 -- The cursor of a row: the form is told in core/cursor.h.
 CREATE OR REPLACE FUNCTION @extschema@._token_usage_cursor(created_at timestamptz, id text)
-RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $function$
-  SELECT encode(convert_to('1|' || @extschema@._token_usage_micros(created_at) || '|' || id, 'UTF8'), 'hex')
+RETURNS text LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $function$
+BEGIN
+  RETURN pg_catalog.encode(pg_catalog.convert_to(
+    pg_catalog.concat('1|', @extschema@._token_usage_micros(created_at), '|', id), 'UTF8'), 'hex');
+END
 $function$;
 
 -- What a cursor says, or the argument error. `family` is that of the ledger's id.
@@ -1207,23 +1297,24 @@ $function$;
 -- One page, and the row behind it where there is one: at most page_limit + 1 rows. A page by cursor is one stretch of an index, however
 -- deep it is. The outer query computes what only the rows of the page need.
 CREATE OR REPLACE FUNCTION @extschema@._token_usage_page(
-  ledger oid, user_id text, page_limit bigint, page_offset bigint, agent text, start_date timestamptz, end_date timestamptz,
+  path name[], ledger oid, user_id text, page_limit bigint, page_offset bigint, agent text, start_date timestamptz, end_date timestamptz,
   after text)
 RETURNS TABLE (id text, created_at timestamptz, agent_id text, ai_provider text, ai_model text, prompt_tokens bigint,
   completion_tokens bigint, total_tokens bigint, cost_usd numeric, cost_rub numeric, execution_time_ms numeric,
   platform text, content_type text, task_type text, content_id text, workflow_id text, request_id text, endpoint text,
   cursor text)
-LANGUAGE plpgsql STABLE AS $function$
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
   l record := @extschema@._token_usage_layout(ledger);
   behind record;
+  query text;
 BEGIN
   IF after IS NULL THEN
     SELECT NULL::timestamptz AS created_at, NULL::text AS id INTO behind;
   ELSE
     behind := @extschema@._token_usage_read_cursor(after, l.id_family);
   END IF;
-  RETURN QUERY EXECUTE format(
+  query := format(
     'SELECT p.id, p.at, p.agent, p.provider, p.model, p.prompt::pg_catalog.int8, p.completion::pg_catalog.int8,
             p.total::pg_catalog.int8, pg_catalog.trim_scale(p.usd), pg_catalog.trim_scale(p.rub),
             pg_catalog.trim_scale(p.execution), p.platform, p.content_type, p.task_type, p.content_id, p.workflow_id,
@@ -1244,8 +1335,11 @@ BEGIN
     @extschema@._token_usage_list_condition(l.of_user, l.of_agent, l.bound, agent, start_date, end_date),
     CASE WHEN after IS NOT NULL THEN
       format(' AND (t.created_at, %s) OPERATOR(pg_catalog.<) (%s, $6::%s)', l.id, format(l.bound, '$5'), l.id_type) END,
-    l.id)
-    USING user_id, agent, start_date, end_date, behind.created_at, behind.id, page_limit + 1, page_offset;
+    l.id);
+  page_limit := page_limit + 1;
+  PERFORM @extschema@._token_usage_caller_path(path);
+  RETURN QUERY EXECUTE query
+    USING user_id, agent, start_date, end_date, behind.created_at, behind.id, page_limit, page_offset;
 END
 $function$;
 
@@ -1275,7 +1369,7 @@ BEGIN
   ledger := @extschema@._token_usage_ledger(path);
   RETURN QUERY
     SELECT p.* FROM @extschema@._token_usage_page(
-      ledger, @extschema@._token_usage_user(ledger, user_id), page_limit, page_offset, agent, start_date, end_date,
+      path, ledger, @extschema@._token_usage_user(ledger, user_id), page_limit, page_offset, agent, start_date, end_date,
       after) AS p LIMIT page_limit;
 END
 $function$;
@@ -1297,7 +1391,8 @@ BEGIN
   SELECT c.* INTO key FROM @extschema@._token_usage_columns(ledger) AS c WHERE c.name = 'id';
   IF key.family <> 'integer' THEN
     RAISE EXCEPTION USING ERRCODE = '42804',
-      MESSAGE = 'token_usage: column id has type ' || key.type_name || ', token_usage_detailed needs an integer type',
+      MESSAGE = format('token_usage: column id has type %s, token_usage_detailed needs an integer type',
+                       format_type(key.type, key.modifier)),
       HINT = 'token_usage_detailed_text gives the same rows with id as text; token_usage_detailed_json works as it is.';
   END IF;
   RETURN QUERY
@@ -1305,23 +1400,25 @@ BEGIN
            p.total_tokens, p.cost_usd, p.cost_rub, p.execution_time_ms, p.platform, p.content_type, p.task_type,
            p.content_id, p.workflow_id, p.request_id, p.endpoint, p.cursor
       FROM @extschema@._token_usage_page(
-        ledger, @extschema@._token_usage_user(ledger, user_id), page_limit, page_offset, agent, start_date, end_date,
+        path, ledger, @extschema@._token_usage_user(ledger, user_id), page_limit, page_offset, agent, start_date, end_date,
         after) AS p LIMIT page_limit;
 END
 $function$;
 
 -- How many rows all pages hold.
 CREATE OR REPLACE FUNCTION @extschema@._token_usage_count(
-  ledger oid, user_id text, agent text, start_date timestamptz, end_date timestamptz)
-RETURNS bigint LANGUAGE plpgsql STABLE AS $function$
+  path name[], ledger oid, user_id text, agent text, start_date timestamptz, end_date timestamptz)
+RETURNS bigint LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
   l record := @extschema@._token_usage_layout(ledger);
+  query text;
   rows bigint;
 BEGIN
-  EXECUTE format('SELECT pg_catalog.count(*) FROM %s AS t WHERE %s',
+  query := format('SELECT pg_catalog.count(*) FROM %s AS t WHERE %s',
     @extschema@._token_usage_table(ledger, 'token_usage'::text),
-    @extschema@._token_usage_list_condition(l.of_user, l.of_agent, l.bound, agent, start_date, end_date))
-    INTO rows USING user_id, agent, start_date, end_date;
+    @extschema@._token_usage_list_condition(l.of_user, l.of_agent, l.bound, agent, start_date, end_date));
+  PERFORM @extschema@._token_usage_caller_path(path);
+  EXECUTE query INTO rows USING user_id, agent, start_date, end_date;
   RETURN rows;
 END
 $function$;
@@ -1335,7 +1432,7 @@ BEGIN
   PERFORM @extschema@._token_usage_check_user(user_id);
   ledger := @extschema@._token_usage_ledger(path);
   RETURN @extschema@._token_usage_count(
-    ledger, @extschema@._token_usage_user(ledger, user_id), agent, start_date, end_date);
+    path, ledger, @extschema@._token_usage_user(ledger, user_id), agent, start_date, end_date);
 END
 $function$;
 
@@ -1351,7 +1448,7 @@ BEGIN
   PERFORM @extschema@._token_usage_check_page(user_id, page_limit, page_offset);
   ledger := @extschema@._token_usage_ledger(path);
   user_id := @extschema@._token_usage_user(ledger, user_id);
-  family := (SELECT c.family FROM @extschema@._token_usage_columns(ledger) AS c WHERE c.name = 'id');
+  family := @extschema@._token_usage_column_family(ledger, 'id'::text);
   SELECT jsonb_build_object('success', true, 'data', jsonb_build_object(
            'items', coalesce(jsonb_agg(jsonb_build_object(
               'id', CASE family WHEN 'integer' THEN to_jsonb(p.id::bigint) ELSE to_jsonb(p.id) END,
@@ -1361,11 +1458,11 @@ BEGIN
               'created_at', @extschema@._token_usage_time_text(p.created_at),
               'content_type', p.content_type, 'platform', p.platform)
               ORDER BY p.place) FILTER (WHERE p.place <= page_limit), '[]'),
-           'total', @extschema@._token_usage_count(ledger, user_id, agent, start_date, end_date),
+           'total', @extschema@._token_usage_count(path, ledger, user_id, agent, start_date, end_date),
            'limit', page_limit, 'offset', page_offset, 'has_more', count(*) > page_limit,
            'next_cursor', CASE WHEN count(*) > page_limit THEN max(p.cursor) FILTER (WHERE p.place = page_limit) END))
     INTO body
-    FROM @extschema@._token_usage_page(ledger, user_id, page_limit, page_offset, agent, start_date, end_date, after)
+    FROM @extschema@._token_usage_page(path, ledger, user_id, page_limit, page_offset, agent, start_date, end_date, after)
          WITH ORDINALITY AS p (id, created_at, agent_id, ai_provider, ai_model, prompt_tokens, completion_tokens,
            total_tokens, cost_usd, cost_rub, execution_time_ms, platform, content_type, task_type, content_id, workflow_id,
            request_id, endpoint, cursor, place);
@@ -1456,63 +1553,75 @@ RETURNS jsonb LANGUAGE sql IMMUTABLE AS $function$
 $function$;
 
 CREATE OR REPLACE FUNCTION @extschema@._token_usage_summary_json(path name[], user_id text, time_zone text, as_of timestamptz)
-RETURNS jsonb LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
-  SELECT jsonb_build_object('success', true, 'data', jsonb_object_agg(r.period, @extschema@._token_usage_m(
-           r.total_tokens, r.prompt_tokens, r.completion_tokens, r.cost_usd, r.cost_rub, r.requests_count, r.unpriced_count)))
-    FROM @extschema@._token_usage_summary(path, user_id, time_zone, as_of) AS r
+RETURNS jsonb LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+  RETURN (
+    SELECT jsonb_build_object('success', true, 'data', jsonb_object_agg(r.period, @extschema@._token_usage_m(
+             r.total_tokens, r.prompt_tokens, r.completion_tokens, r.cost_usd, r.cost_rub, r.requests_count, r.unpriced_count)))
+      FROM @extschema@._token_usage_summary(path, user_id, time_zone, as_of) AS r);
+END
 $function$;
 
 CREATE OR REPLACE FUNCTION @extschema@._token_usage_history_json(
   path name[], user_id text, days bigint, agent text, time_zone text, as_of timestamptz)
-RETURNS jsonb LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
-  SELECT jsonb_build_object('success', true,
-           'data', jsonb_agg(jsonb_build_object('date', to_char(r.date::timestamp, 'YYYY-MM-DD')) || @extschema@._token_usage_m(
-             r.total_tokens, r.prompt_tokens, r.completion_tokens, r.cost_usd, r.cost_rub, r.requests_count,
-             r.unpriced_count) ORDER BY r.date),
-           'period', jsonb_build_object('days', days, 'agent_id', agent))
-    FROM @extschema@._token_usage_history(path, user_id, days, agent, time_zone, as_of) AS r
+RETURNS jsonb LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+  RETURN (
+    SELECT jsonb_build_object('success', true,
+             'data', jsonb_agg(jsonb_build_object('date', to_char(r.date::timestamp, 'YYYY-MM-DD')) || @extschema@._token_usage_m(
+               r.total_tokens, r.prompt_tokens, r.completion_tokens, r.cost_usd, r.cost_rub, r.requests_count,
+               r.unpriced_count) ORDER BY r.date),
+             'period', jsonb_build_object('days', days, 'agent_id', agent))
+      FROM @extschema@._token_usage_history(path, user_id, days, agent, time_zone, as_of) AS r);
+END
 $function$;
 
 CREATE OR REPLACE FUNCTION @extschema@._token_usage_by_agent_json(
   path name[], user_id text, period_days bigint, time_zone text, as_of timestamptz)
-RETURNS jsonb LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
-  SELECT jsonb_build_object('success', true, 'data', jsonb_build_object(
-           'agents', coalesce(jsonb_agg(jsonb_build_object('agent_id', r.agent_id,
-             'avg_execution_time_ms', coalesce(r.avg_execution_time_ms, 0)) || @extschema@._token_usage_m(
-             r.total_tokens, r.prompt_tokens, r.completion_tokens, r.cost_usd, r.cost_rub, r.requests_count,
-             r.unpriced_count) ORDER BY r.place), '[]'),
-           'totals', @extschema@._token_usage_json_totals(sum(r.total_tokens), sum(r.cost_usd), sum(r.cost_rub),
-             sum(r.requests_count)),
-           'period_days', period_days))
-    FROM @extschema@._token_usage_by_agent(path, user_id, NULL::text, period_days, NULL::text, time_zone, as_of)
-         WITH ORDINALITY AS r (
-           agent_id, requests_count, prompt_tokens, completion_tokens, total_tokens, cost_usd, cost_rub, unpriced_count,
-           avg_execution_time_ms, place)
+RETURNS jsonb LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+  RETURN (
+    SELECT jsonb_build_object('success', true, 'data', jsonb_build_object(
+             'agents', coalesce(jsonb_agg(jsonb_build_object('agent_id', r.agent_id,
+               'avg_execution_time_ms', coalesce(r.avg_execution_time_ms, 0)) || @extschema@._token_usage_m(
+               r.total_tokens, r.prompt_tokens, r.completion_tokens, r.cost_usd, r.cost_rub, r.requests_count,
+               r.unpriced_count) ORDER BY r.place), '[]'),
+             'totals', @extschema@._token_usage_json_totals(sum(r.total_tokens), sum(r.cost_usd), sum(r.cost_rub),
+               sum(r.requests_count)),
+             'period_days', period_days))
+      FROM @extschema@._token_usage_by_agent(path, user_id, NULL::text, period_days, NULL::text, time_zone, as_of)
+           WITH ORDINALITY AS r (
+             agent_id, requests_count, prompt_tokens, completion_tokens, total_tokens, cost_usd, cost_rub, unpriced_count,
+             avg_execution_time_ms, place));
+END
 $function$;
 
 CREATE OR REPLACE FUNCTION @extschema@._token_usage_by_model_json(
   path name[], user_id text, period_days bigint, time_zone text, as_of timestamptz)
-RETURNS jsonb LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
-  WITH models AS MATERIALIZED (
-    SELECT r.*, jsonb_build_object('ai_provider', r.ai_provider, 'ai_model', r.ai_model,
-             'avg_execution_time_ms', coalesce(r.avg_execution_time_ms, 0)) || @extschema@._token_usage_m(
-             r.total_tokens, r.prompt_tokens, r.completion_tokens, r.cost_usd, r.cost_rub, r.requests_count,
-             r.unpriced_count) AS item
-      FROM @extschema@._token_usage_by_model(path, user_id, period_days, time_zone, as_of) WITH ORDINALITY AS r (
-             ai_provider, ai_model, requests_count, prompt_tokens, completion_tokens, total_tokens, cost_usd, cost_rub,
-             unpriced_count, avg_execution_time_ms, place)
-  ), providers AS (
-    SELECT row_number() OVER (ORDER BY sum(m.cost_rub) DESC, sum(m.cost_usd) DESC, sum(m.total_tokens) DESC,
-                                       m.ai_provider COLLATE "C") AS place,
-           jsonb_build_object('provider', m.ai_provider, 'models', jsonb_agg(m.item ORDER BY m.place)) ||
-           @extschema@._token_usage_json_totals(sum(m.total_tokens), sum(m.cost_usd), sum(m.cost_rub),
-             sum(m.requests_count)) AS item
-      FROM models AS m GROUP BY m.ai_provider
-  )
-  SELECT jsonb_build_object('success', true, 'data', jsonb_build_object(
-           'by_model', coalesce((SELECT jsonb_agg(m.item ORDER BY m.place) FROM models AS m), '[]'),
-           'by_provider', coalesce((SELECT jsonb_agg(p.item ORDER BY p.place) FROM providers AS p), '[]'),
-           'period_days', period_days))
+RETURNS jsonb LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+  RETURN (
+    WITH models AS MATERIALIZED (
+      SELECT r.*, jsonb_build_object('ai_provider', r.ai_provider, 'ai_model', r.ai_model,
+               'avg_execution_time_ms', coalesce(r.avg_execution_time_ms, 0)) || @extschema@._token_usage_m(
+               r.total_tokens, r.prompt_tokens, r.completion_tokens, r.cost_usd, r.cost_rub, r.requests_count,
+               r.unpriced_count) AS item
+        FROM @extschema@._token_usage_by_model(path, user_id, period_days, time_zone, as_of) WITH ORDINALITY AS r (
+               ai_provider, ai_model, requests_count, prompt_tokens, completion_tokens, total_tokens, cost_usd, cost_rub,
+               unpriced_count, avg_execution_time_ms, place)
+    ), providers AS (
+      SELECT row_number() OVER (ORDER BY sum(m.cost_rub) DESC, sum(m.cost_usd) DESC, sum(m.total_tokens) DESC,
+                                         m.ai_provider COLLATE "C") AS place,
+             jsonb_build_object('provider', m.ai_provider, 'models', jsonb_agg(m.item ORDER BY m.place)) ||
+             @extschema@._token_usage_json_totals(sum(m.total_tokens), sum(m.cost_usd), sum(m.cost_rub),
+               sum(m.requests_count)) AS item
+        FROM models AS m GROUP BY m.ai_provider
+    )
+    SELECT jsonb_build_object('success', true, 'data', jsonb_build_object(
+             'by_model', coalesce((SELECT jsonb_agg(m.item ORDER BY m.place) FROM models AS m), '[]'),
+             'by_provider', coalesce((SELECT jsonb_agg(p.item ORDER BY p.place) FROM providers AS p), '[]'),
+             'period_days', period_days)));
+END
 $function$;
 
 -- The legacy endpoint, which has no envelope.
@@ -1694,7 +1803,7 @@ BEGIN
       END IF;
     ELSIF found_column.family <> ALL (wanted.families) THEN
       PERFORM @extschema@._token_usage_refuse(format('table token_usage: column %s has type %s, needs %s',
-        wanted.name, found_column.type_name, wanted.needs));
+        wanted.name, format_type(found_column.type, found_column.modifier), wanted.needs));
     END IF;
   END LOOP;
   FOR wanted IN SELECT * FROM @extschema@._token_usage_wanted_columns('bigint'::text) ORDER BY place LOOP
@@ -1754,7 +1863,7 @@ BEGIN
     FROM unnest(path) WITH ORDINALITY AS p (nspname, place)
     JOIN pg_catalog.pg_namespace AS n USING (nspname)
     LEFT JOIN pg_catalog.pg_class AS c ON c.relnamespace = n.oid AND c.relname = 'token_usage' AND c.relkind IN ('r', 'p')
-   WHERE n.nspname NOT LIKE 'pg\_temp\_%' AND n.nspname <> 'pg_catalog'
+   WHERE left(n.nspname, 3) <> 'pg_'
    ORDER BY c.oid IS NULL, p.place LIMIT 1;
   IF schema_name IS NULL THEN
     RAISE EXCEPTION USING ERRCODE = '3F000',
@@ -4836,7 +4945,7 @@ $token_usage$, '@extschema@', home);
            p.xmin::text = (mod(pg_current_xact_id()::text::numeric, 4294967296))::text AS is_new
       FROM pg_proc AS p
       LEFT JOIN pg_description AS d ON d.objoid = p.oid AND d.classoid = 'pg_proc'::regclass
-           AND d.description LIKE 'token\_usage, portable edition%'
+           AND left(d.description, 29) = 'token_usage, portable edition'
      WHERE p.pronamespace = home::regnamespace AND p.proname ~ '^_?token_usage_'
   LOOP
     IF portable.is_new THEN

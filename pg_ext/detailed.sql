@@ -1,10 +1,16 @@
 -- token_usage_detailed: the requests of a user, newest first, in pages; and how many there are.
 
--- Unix microseconds of a time, exactly (extract(epoch ...) alone is a float before PostgreSQL 14).
+-- Unix microseconds of a time, exactly (extract(epoch ...) alone is a float before PostgreSQL 14). This and the cursor are computed
+-- in the query of a page, which runs under the caller's search_path: all names and operators are qualified.
 CREATE OR REPLACE FUNCTION @extschema@._token_usage_micros(value timestamptz)
-RETURNS bigint LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $function$
-  SELECT extract(epoch FROM date_trunc('second', value AT TIME ZONE 'UTC'))::bigint * 1000000
-       + extract(microseconds FROM value AT TIME ZONE 'UTC')::bigint % 1000000
+RETURNS bigint LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $function$
+DECLARE
+  utc pg_catalog.timestamp := pg_catalog.timezone('UTC', value);
+BEGIN
+  RETURN (extract(epoch FROM pg_catalog.date_trunc('second', utc))::pg_catalog.int8 OPERATOR(pg_catalog.*) 1000000::pg_catalog.int8)
+    OPERATOR(pg_catalog.+)
+    pg_catalog.mod(extract(microseconds FROM utc)::pg_catalog.int8, 1000000::pg_catalog.int8);
+END
 $function$;
 
 CREATE OR REPLACE FUNCTION @extschema@._token_usage_from_micros(value bigint)
@@ -14,8 +20,11 @@ $function$;
 
 -- The cursor of a row: the form is told in core/cursor.h.
 CREATE OR REPLACE FUNCTION @extschema@._token_usage_cursor(created_at timestamptz, id text)
-RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $function$
-  SELECT encode(convert_to('1|' || @extschema@._token_usage_micros(created_at) || '|' || id, 'UTF8'), 'hex')
+RETURNS text LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $function$
+BEGIN
+  RETURN pg_catalog.encode(pg_catalog.convert_to(
+    pg_catalog.concat('1|', @extschema@._token_usage_micros(created_at), '|', id), 'UTF8'), 'hex');
+END
 $function$;
 
 -- What a cursor says, or the argument error. `family` is that of the ledger's id.
@@ -63,23 +72,24 @@ $function$;
 -- One page, and the row behind it where there is one: at most page_limit + 1 rows. A page by cursor is one stretch of an index, however
 -- deep it is. The outer query computes what only the rows of the page need.
 CREATE OR REPLACE FUNCTION @extschema@._token_usage_page(
-  ledger oid, user_id text, page_limit bigint, page_offset bigint, agent text, start_date timestamptz, end_date timestamptz,
+  path name[], ledger oid, user_id text, page_limit bigint, page_offset bigint, agent text, start_date timestamptz, end_date timestamptz,
   after text)
 RETURNS TABLE (id text, created_at timestamptz, agent_id text, ai_provider text, ai_model text, prompt_tokens bigint,
   completion_tokens bigint, total_tokens bigint, cost_usd numeric, cost_rub numeric, execution_time_ms numeric,
   platform text, content_type text, task_type text, content_id text, workflow_id text, request_id text, endpoint text,
   cursor text)
-LANGUAGE plpgsql STABLE AS $function$
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
   l record := @extschema@._token_usage_layout(ledger);
   behind record;
+  query text;
 BEGIN
   IF after IS NULL THEN
     SELECT NULL::timestamptz AS created_at, NULL::text AS id INTO behind;
   ELSE
     behind := @extschema@._token_usage_read_cursor(after, l.id_family);
   END IF;
-  RETURN QUERY EXECUTE format(
+  query := format(
     'SELECT p.id, p.at, p.agent, p.provider, p.model, p.prompt::pg_catalog.int8, p.completion::pg_catalog.int8,
             p.total::pg_catalog.int8, pg_catalog.trim_scale(p.usd), pg_catalog.trim_scale(p.rub),
             pg_catalog.trim_scale(p.execution), p.platform, p.content_type, p.task_type, p.content_id, p.workflow_id,
@@ -100,8 +110,11 @@ BEGIN
     @extschema@._token_usage_list_condition(l.of_user, l.of_agent, l.bound, agent, start_date, end_date),
     CASE WHEN after IS NOT NULL THEN
       format(' AND (t.created_at, %s) OPERATOR(pg_catalog.<) (%s, $6::%s)', l.id, format(l.bound, '$5'), l.id_type) END,
-    l.id)
-    USING user_id, agent, start_date, end_date, behind.created_at, behind.id, page_limit + 1, page_offset;
+    l.id);
+  page_limit := page_limit + 1;
+  PERFORM @extschema@._token_usage_caller_path(path);
+  RETURN QUERY EXECUTE query
+    USING user_id, agent, start_date, end_date, behind.created_at, behind.id, page_limit, page_offset;
 END
 $function$;
 
@@ -131,7 +144,7 @@ BEGIN
   ledger := @extschema@._token_usage_ledger(path);
   RETURN QUERY
     SELECT p.* FROM @extschema@._token_usage_page(
-      ledger, @extschema@._token_usage_user(ledger, user_id), page_limit, page_offset, agent, start_date, end_date,
+      path, ledger, @extschema@._token_usage_user(ledger, user_id), page_limit, page_offset, agent, start_date, end_date,
       after) AS p LIMIT page_limit;
 END
 $function$;
@@ -153,7 +166,8 @@ BEGIN
   SELECT c.* INTO key FROM @extschema@._token_usage_columns(ledger) AS c WHERE c.name = 'id';
   IF key.family <> 'integer' THEN
     RAISE EXCEPTION USING ERRCODE = '42804',
-      MESSAGE = 'token_usage: column id has type ' || key.type_name || ', token_usage_detailed needs an integer type',
+      MESSAGE = format('token_usage: column id has type %s, token_usage_detailed needs an integer type',
+                       format_type(key.type, key.modifier)),
       HINT = 'token_usage_detailed_text gives the same rows with id as text; token_usage_detailed_json works as it is.';
   END IF;
   RETURN QUERY
@@ -161,23 +175,25 @@ BEGIN
            p.total_tokens, p.cost_usd, p.cost_rub, p.execution_time_ms, p.platform, p.content_type, p.task_type,
            p.content_id, p.workflow_id, p.request_id, p.endpoint, p.cursor
       FROM @extschema@._token_usage_page(
-        ledger, @extschema@._token_usage_user(ledger, user_id), page_limit, page_offset, agent, start_date, end_date,
+        path, ledger, @extschema@._token_usage_user(ledger, user_id), page_limit, page_offset, agent, start_date, end_date,
         after) AS p LIMIT page_limit;
 END
 $function$;
 
 -- How many rows all pages hold.
 CREATE OR REPLACE FUNCTION @extschema@._token_usage_count(
-  ledger oid, user_id text, agent text, start_date timestamptz, end_date timestamptz)
-RETURNS bigint LANGUAGE plpgsql STABLE AS $function$
+  path name[], ledger oid, user_id text, agent text, start_date timestamptz, end_date timestamptz)
+RETURNS bigint LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
   l record := @extschema@._token_usage_layout(ledger);
+  query text;
   rows bigint;
 BEGIN
-  EXECUTE format('SELECT pg_catalog.count(*) FROM %s AS t WHERE %s',
+  query := format('SELECT pg_catalog.count(*) FROM %s AS t WHERE %s',
     @extschema@._token_usage_table(ledger, 'token_usage'::text),
-    @extschema@._token_usage_list_condition(l.of_user, l.of_agent, l.bound, agent, start_date, end_date))
-    INTO rows USING user_id, agent, start_date, end_date;
+    @extschema@._token_usage_list_condition(l.of_user, l.of_agent, l.bound, agent, start_date, end_date));
+  PERFORM @extschema@._token_usage_caller_path(path);
+  EXECUTE query INTO rows USING user_id, agent, start_date, end_date;
   RETURN rows;
 END
 $function$;
@@ -191,7 +207,7 @@ BEGIN
   PERFORM @extschema@._token_usage_check_user(user_id);
   ledger := @extschema@._token_usage_ledger(path);
   RETURN @extschema@._token_usage_count(
-    ledger, @extschema@._token_usage_user(ledger, user_id), agent, start_date, end_date);
+    path, ledger, @extschema@._token_usage_user(ledger, user_id), agent, start_date, end_date);
 END
 $function$;
 
@@ -207,7 +223,7 @@ BEGIN
   PERFORM @extschema@._token_usage_check_page(user_id, page_limit, page_offset);
   ledger := @extschema@._token_usage_ledger(path);
   user_id := @extschema@._token_usage_user(ledger, user_id);
-  family := (SELECT c.family FROM @extschema@._token_usage_columns(ledger) AS c WHERE c.name = 'id');
+  family := @extschema@._token_usage_column_family(ledger, 'id'::text);
   SELECT jsonb_build_object('success', true, 'data', jsonb_build_object(
            'items', coalesce(jsonb_agg(jsonb_build_object(
               'id', CASE family WHEN 'integer' THEN to_jsonb(p.id::bigint) ELSE to_jsonb(p.id) END,
@@ -217,11 +233,11 @@ BEGIN
               'created_at', @extschema@._token_usage_time_text(p.created_at),
               'content_type', p.content_type, 'platform', p.platform)
               ORDER BY p.place) FILTER (WHERE p.place <= page_limit), '[]'),
-           'total', @extschema@._token_usage_count(ledger, user_id, agent, start_date, end_date),
+           'total', @extschema@._token_usage_count(path, ledger, user_id, agent, start_date, end_date),
            'limit', page_limit, 'offset', page_offset, 'has_more', count(*) > page_limit,
            'next_cursor', CASE WHEN count(*) > page_limit THEN max(p.cursor) FILTER (WHERE p.place = page_limit) END))
     INTO body
-    FROM @extschema@._token_usage_page(ledger, user_id, page_limit, page_offset, agent, start_date, end_date, after)
+    FROM @extschema@._token_usage_page(path, ledger, user_id, page_limit, page_offset, agent, start_date, end_date, after)
          WITH ORDINALITY AS p (id, created_at, agent_id, ai_provider, ai_model, prompt_tokens, completion_tokens,
            total_tokens, cost_usd, cost_rub, execution_time_ms, platform, content_type, task_type, content_id, workflow_id,
            request_id, endpoint, cursor, place);

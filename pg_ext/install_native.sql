@@ -11,7 +11,7 @@ DECLARE
   portable record;
   routines text;
 BEGIN
-  IF '@extschema@' ~ '[%$''\\]' THEN
+  IF '@extschema@' ~ '[%$''[.backslash.]]' THEN
     RAISE EXCEPTION USING ERRCODE = 'invalid_schema_name',
       MESSAGE = 'token_usage: the name of its schema must be without %, $, quotes and backslashes';
   END IF;
@@ -19,7 +19,7 @@ BEGIN
     SELECT p.oid::regprocedure::text AS routine, p.proowner
       FROM pg_proc AS p JOIN pg_description AS d ON d.objoid = p.oid AND d.classoid = 'pg_proc'::regclass
      WHERE p.pronamespace = '@extschema@'::regnamespace AND p.proname ~ '^_?token_usage_'
-       AND d.description LIKE 'token\_usage, portable edition%'
+       AND left(d.description, 29) = 'token_usage, portable edition'
   LOOP
     IF NOT pg_has_role(session_user, portable.proowner, 'MEMBER') THEN
       RAISE EXCEPTION USING ERRCODE = 'insufficient_privilege',

@@ -9,18 +9,18 @@ BEGIN;
 
 DO $portable$
 DECLARE
-  home text := pg_catalog.quote_ident(pg_catalog.current_schema());
-  path text := pg_catalog.current_setting('search_path');
-  steps jsonb;
+  home pg_catalog.text := pg_catalog.quote_ident(pg_catalog.current_schema());
+  path pg_catalog.text := pg_catalog.current_setting('search_path');
+  steps pg_catalog.jsonb;
   portable record;
-  routines text;
+  routines pg_catalog.text;
 BEGIN
   -- Whatever else is on the search path, nothing here is looked up there.
   PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
   IF home IS NULL THEN
     RAISE EXCEPTION USING ERRCODE = 'invalid_schema_name',
       MESSAGE = 'token_usage: no schema to create functions in', HINT = 'Put a schema on search_path.';
-  ELSIF home ~ '[%$''\\]' THEN
+  ELSIF home ~ '[%$''[.backslash.]]' THEN
     RAISE EXCEPTION USING ERRCODE = 'invalid_schema_name',
       MESSAGE = 'token_usage: the name of its schema must be without %, $, quotes and backslashes';
   END IF;
@@ -34,3 +34,16 @@ BEGIN
     END IF;
     DROP EXTENSION token_usage;
   END LOOP;
+
+  -- Internal functions of an older version go first, since a function cannot be replaced by one with other columns. Those that something
+  -- is made of (aggregates, triggers) stay, and so does everything that views may use.
+  SELECT string_agg(p.oid::regprocedure::text, ', ') INTO routines
+    FROM pg_proc AS p
+    JOIN pg_description AS d ON d.objoid = p.oid AND d.classoid = 'pg_proc'::regclass
+   WHERE p.pronamespace = home::regnamespace AND left(p.proname, 13) = '_token_usage_'
+     AND left(d.description, 29) = 'token_usage, portable edition'
+     AND NOT EXISTS (SELECT FROM pg_depend AS u WHERE u.refclassid = 'pg_proc'::regclass AND u.refobjid = p.oid);
+  IF routines IS NOT NULL THEN
+    EXECUTE 'DROP ROUTINE ' || routines;
+    routines := NULL;
+  END IF;

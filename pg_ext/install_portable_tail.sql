@@ -5,7 +5,7 @@
            p.xmin::text = (mod(pg_current_xact_id()::text::numeric, 4294967296))::text AS is_new
       FROM pg_proc AS p
       LEFT JOIN pg_description AS d ON d.objoid = p.oid AND d.classoid = 'pg_proc'::regclass
-           AND d.description LIKE 'token\_usage, portable edition%'
+           AND left(d.description, 29) = 'token_usage, portable edition'
      WHERE p.pronamespace = home::regnamespace AND p.proname ~ '^_?token_usage_'
   LOOP
     IF portable.is_new THEN

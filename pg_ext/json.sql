@@ -21,63 +21,75 @@ RETURNS jsonb LANGUAGE sql IMMUTABLE AS $function$
 $function$;
 
 CREATE OR REPLACE FUNCTION @extschema@._token_usage_summary_json(path name[], user_id text, time_zone text, as_of timestamptz)
-RETURNS jsonb LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
-  SELECT jsonb_build_object('success', true, 'data', jsonb_object_agg(r.period, @extschema@._token_usage_m(
-           r.total_tokens, r.prompt_tokens, r.completion_tokens, r.cost_usd, r.cost_rub, r.requests_count, r.unpriced_count)))
-    FROM @extschema@._token_usage_summary(path, user_id, time_zone, as_of) AS r
+RETURNS jsonb LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+  RETURN (
+    SELECT jsonb_build_object('success', true, 'data', jsonb_object_agg(r.period, @extschema@._token_usage_m(
+             r.total_tokens, r.prompt_tokens, r.completion_tokens, r.cost_usd, r.cost_rub, r.requests_count, r.unpriced_count)))
+      FROM @extschema@._token_usage_summary(path, user_id, time_zone, as_of) AS r);
+END
 $function$;
 
 CREATE OR REPLACE FUNCTION @extschema@._token_usage_history_json(
   path name[], user_id text, days bigint, agent text, time_zone text, as_of timestamptz)
-RETURNS jsonb LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
-  SELECT jsonb_build_object('success', true,
-           'data', jsonb_agg(jsonb_build_object('date', to_char(r.date::timestamp, 'YYYY-MM-DD')) || @extschema@._token_usage_m(
-             r.total_tokens, r.prompt_tokens, r.completion_tokens, r.cost_usd, r.cost_rub, r.requests_count,
-             r.unpriced_count) ORDER BY r.date),
-           'period', jsonb_build_object('days', days, 'agent_id', agent))
-    FROM @extschema@._token_usage_history(path, user_id, days, agent, time_zone, as_of) AS r
+RETURNS jsonb LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+  RETURN (
+    SELECT jsonb_build_object('success', true,
+             'data', jsonb_agg(jsonb_build_object('date', to_char(r.date::timestamp, 'YYYY-MM-DD')) || @extschema@._token_usage_m(
+               r.total_tokens, r.prompt_tokens, r.completion_tokens, r.cost_usd, r.cost_rub, r.requests_count,
+               r.unpriced_count) ORDER BY r.date),
+             'period', jsonb_build_object('days', days, 'agent_id', agent))
+      FROM @extschema@._token_usage_history(path, user_id, days, agent, time_zone, as_of) AS r);
+END
 $function$;
 
 CREATE OR REPLACE FUNCTION @extschema@._token_usage_by_agent_json(
   path name[], user_id text, period_days bigint, time_zone text, as_of timestamptz)
-RETURNS jsonb LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
-  SELECT jsonb_build_object('success', true, 'data', jsonb_build_object(
-           'agents', coalesce(jsonb_agg(jsonb_build_object('agent_id', r.agent_id,
-             'avg_execution_time_ms', coalesce(r.avg_execution_time_ms, 0)) || @extschema@._token_usage_m(
-             r.total_tokens, r.prompt_tokens, r.completion_tokens, r.cost_usd, r.cost_rub, r.requests_count,
-             r.unpriced_count) ORDER BY r.place), '[]'),
-           'totals', @extschema@._token_usage_json_totals(sum(r.total_tokens), sum(r.cost_usd), sum(r.cost_rub),
-             sum(r.requests_count)),
-           'period_days', period_days))
-    FROM @extschema@._token_usage_by_agent(path, user_id, NULL::text, period_days, NULL::text, time_zone, as_of)
-         WITH ORDINALITY AS r (
-           agent_id, requests_count, prompt_tokens, completion_tokens, total_tokens, cost_usd, cost_rub, unpriced_count,
-           avg_execution_time_ms, place)
+RETURNS jsonb LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+  RETURN (
+    SELECT jsonb_build_object('success', true, 'data', jsonb_build_object(
+             'agents', coalesce(jsonb_agg(jsonb_build_object('agent_id', r.agent_id,
+               'avg_execution_time_ms', coalesce(r.avg_execution_time_ms, 0)) || @extschema@._token_usage_m(
+               r.total_tokens, r.prompt_tokens, r.completion_tokens, r.cost_usd, r.cost_rub, r.requests_count,
+               r.unpriced_count) ORDER BY r.place), '[]'),
+             'totals', @extschema@._token_usage_json_totals(sum(r.total_tokens), sum(r.cost_usd), sum(r.cost_rub),
+               sum(r.requests_count)),
+             'period_days', period_days))
+      FROM @extschema@._token_usage_by_agent(path, user_id, NULL::text, period_days, NULL::text, time_zone, as_of)
+           WITH ORDINALITY AS r (
+             agent_id, requests_count, prompt_tokens, completion_tokens, total_tokens, cost_usd, cost_rub, unpriced_count,
+             avg_execution_time_ms, place));
+END
 $function$;
 
 CREATE OR REPLACE FUNCTION @extschema@._token_usage_by_model_json(
   path name[], user_id text, period_days bigint, time_zone text, as_of timestamptz)
-RETURNS jsonb LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
-  WITH models AS MATERIALIZED (
-    SELECT r.*, jsonb_build_object('ai_provider', r.ai_provider, 'ai_model', r.ai_model,
-             'avg_execution_time_ms', coalesce(r.avg_execution_time_ms, 0)) || @extschema@._token_usage_m(
-             r.total_tokens, r.prompt_tokens, r.completion_tokens, r.cost_usd, r.cost_rub, r.requests_count,
-             r.unpriced_count) AS item
-      FROM @extschema@._token_usage_by_model(path, user_id, period_days, time_zone, as_of) WITH ORDINALITY AS r (
-             ai_provider, ai_model, requests_count, prompt_tokens, completion_tokens, total_tokens, cost_usd, cost_rub,
-             unpriced_count, avg_execution_time_ms, place)
-  ), providers AS (
-    SELECT row_number() OVER (ORDER BY sum(m.cost_rub) DESC, sum(m.cost_usd) DESC, sum(m.total_tokens) DESC,
-                                       m.ai_provider COLLATE "C") AS place,
-           jsonb_build_object('provider', m.ai_provider, 'models', jsonb_agg(m.item ORDER BY m.place)) ||
-           @extschema@._token_usage_json_totals(sum(m.total_tokens), sum(m.cost_usd), sum(m.cost_rub),
-             sum(m.requests_count)) AS item
-      FROM models AS m GROUP BY m.ai_provider
-  )
-  SELECT jsonb_build_object('success', true, 'data', jsonb_build_object(
-           'by_model', coalesce((SELECT jsonb_agg(m.item ORDER BY m.place) FROM models AS m), '[]'),
-           'by_provider', coalesce((SELECT jsonb_agg(p.item ORDER BY p.place) FROM providers AS p), '[]'),
-           'period_days', period_days))
+RETURNS jsonb LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+  RETURN (
+    WITH models AS MATERIALIZED (
+      SELECT r.*, jsonb_build_object('ai_provider', r.ai_provider, 'ai_model', r.ai_model,
+               'avg_execution_time_ms', coalesce(r.avg_execution_time_ms, 0)) || @extschema@._token_usage_m(
+               r.total_tokens, r.prompt_tokens, r.completion_tokens, r.cost_usd, r.cost_rub, r.requests_count,
+               r.unpriced_count) AS item
+        FROM @extschema@._token_usage_by_model(path, user_id, period_days, time_zone, as_of) WITH ORDINALITY AS r (
+               ai_provider, ai_model, requests_count, prompt_tokens, completion_tokens, total_tokens, cost_usd, cost_rub,
+               unpriced_count, avg_execution_time_ms, place)
+    ), providers AS (
+      SELECT row_number() OVER (ORDER BY sum(m.cost_rub) DESC, sum(m.cost_usd) DESC, sum(m.total_tokens) DESC,
+                                         m.ai_provider COLLATE "C") AS place,
+             jsonb_build_object('provider', m.ai_provider, 'models', jsonb_agg(m.item ORDER BY m.place)) ||
+             @extschema@._token_usage_json_totals(sum(m.total_tokens), sum(m.cost_usd), sum(m.cost_rub),
+               sum(m.requests_count)) AS item
+        FROM models AS m GROUP BY m.ai_provider
+    )
+    SELECT jsonb_build_object('success', true, 'data', jsonb_build_object(
+             'by_model', coalesce((SELECT jsonb_agg(m.item ORDER BY m.place) FROM models AS m), '[]'),
+             'by_provider', coalesce((SELECT jsonb_agg(p.item ORDER BY p.place) FROM providers AS p), '[]'),
+             'period_days', period_days)));
+END
 $function$;
 
 -- The legacy endpoint, which has no envelope.

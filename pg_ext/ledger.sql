@@ -38,50 +38,79 @@ BEGIN
 END
 $function$;
 
--- How a column is compared and read: integer, numeric, real, double, text, char, uuid, timestamp, timestamptz, json; else other.
+-- How a column is compared and read. By the numbers of the types, which never change: their names would have to be looked up for each
+-- column of each report.
 CREATE OR REPLACE FUNCTION @extschema@._token_usage_family(type oid)
 RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $function$
-  SELECT CASE pg_catalog.format_type(type, NULL)
-    WHEN 'smallint' THEN 'integer' WHEN 'integer' THEN 'integer' WHEN 'bigint' THEN 'integer'
-    WHEN 'numeric' THEN 'numeric' WHEN 'real' THEN 'real' WHEN 'double precision' THEN 'double'
-    WHEN 'text' THEN 'text' WHEN 'character varying' THEN 'text' WHEN 'character' THEN 'char' WHEN 'bpchar' THEN 'char'
-    WHEN 'uuid' THEN 'uuid'
-    WHEN 'timestamp without time zone' THEN 'timestamp' WHEN 'timestamp with time zone' THEN 'timestamptz'
-    WHEN 'json' THEN 'json' WHEN 'jsonb' THEN 'json'
+  SELECT CASE
+    WHEN type = 20 OR type = 23 OR type = 21 THEN 'integer'  -- bigint, integer, smallint
+    WHEN type = 25 OR type = 1043 THEN 'text'  -- text, varchar
+    WHEN type = 1042 THEN 'char'
+    WHEN type = 1700 THEN 'numeric'
+    WHEN type = 701 THEN 'double'
+    WHEN type = 700 THEN 'real'
+    WHEN type = 2950 THEN 'uuid'
+    WHEN type = 1184 THEN 'timestamptz'
+    WHEN type = 1114 THEN 'timestamp'
+    WHEN type = 3802 OR type = 114 THEN 'json'  -- jsonb, json
     ELSE 'other'
   END
 $function$;
 
--- The columns of the ledger.
-CREATE OR REPLACE FUNCTION @extschema@._token_usage_columns(ledger oid)
-RETURNS TABLE (name text, family text, not_null boolean, deterministic boolean, type_name text)
-LANGUAGE plpgsql STABLE AS $function$
+-- The family of a type that may be a domain. What the server brings itself, below 16384, is none.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_family_of(type oid)
+RETURNS text LANGUAGE plpgsql STABLE AS $function$
 BEGIN
-  RETURN QUERY
-    SELECT a.attname::text,
-           @extschema@._token_usage_family(
-             CASE t.typtype WHEN 'd' THEN @extschema@._token_usage_base_type(t.oid) ELSE t.oid END),
-           a.attnotnull, coalesce(c.collisdeterministic, true), format_type(a.atttypid, a.atttypmod)
-      FROM pg_catalog.pg_attribute AS a
-      JOIN pg_catalog.pg_type AS t ON t.oid = a.atttypid
-      LEFT JOIN pg_catalog.pg_collation AS c ON c.oid = a.attcollation
-     WHERE a.attrelid = ledger AND a.attnum > 0 AND NOT a.attisdropped;
+  IF type < 16384 THEN
+    RETURN @extschema@._token_usage_family(type);
+  END IF;
+  RETURN @extschema@._token_usage_family(@extschema@._token_usage_base_type(type));
+END
+$function$;
+
+-- The columns of the ledger. type and modifier are as format_type() takes them.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_columns(ledger oid)
+RETURNS TABLE (name text, family text, not_null boolean, deterministic boolean, type oid, modifier integer)
+LANGUAGE sql STABLE AS $function$
+  SELECT a.attname::text,
+         CASE WHEN a.atttypid < 16384 THEN @extschema@._token_usage_family(a.atttypid)
+              ELSE @extschema@._token_usage_family_of(a.atttypid) END,
+         a.attnotnull,
+         -- The server's own collations are all deterministic.
+         a.attcollation < 16384 OR (SELECT c.collisdeterministic FROM pg_catalog.pg_collation AS c
+                                     WHERE c.oid = a.attcollation),
+         a.atttypid, a.atttypmod
+    FROM pg_catalog.pg_attribute AS a
+   WHERE a.attrelid = ledger AND a.attnum > 0 AND NOT a.attisdropped
+$function$;
+
+-- The family of one column; NULL where there is none.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_column_family(ledger oid, column_name text)
+RETURNS text LANGUAGE plpgsql STABLE AS $function$
+DECLARE
+  type oid;
+BEGIN
+  SELECT a.atttypid INTO type FROM pg_catalog.pg_attribute AS a
+   WHERE a.attrelid = ledger AND a.attname = column_name::name AND NOT a.attisdropped;
+  RETURN @extschema@._token_usage_family_of(type);
 END
 $function$;
 
 -- The name of a table beside the ledger, or of the ledger itself, qualified and quoted.
 CREATE OR REPLACE FUNCTION @extschema@._token_usage_table(ledger oid, table_name text)
-RETURNS text LANGUAGE sql STABLE AS $function$
-  SELECT format('%I.%I', n.nspname, table_name)
-    FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
-   WHERE c.oid = ledger
+RETURNS text LANGUAGE plpgsql STABLE AS $function$
+BEGIN
+  RETURN (SELECT format('%I.%I', n.nspname, table_name)
+            FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+           WHERE c.oid = ledger);
+END
 $function$;
 
 -- `user_id` as the ledger's column can compare it; the argument error where its type cannot hold it.
 CREATE OR REPLACE FUNCTION @extschema@._token_usage_user(ledger oid, user_id text)
 RETURNS text LANGUAGE plpgsql STABLE AS $function$
 DECLARE
-  family text := (SELECT c.family FROM @extschema@._token_usage_columns(ledger) AS c WHERE c.name = 'user_id');
+  family text := @extschema@._token_usage_column_family(ledger, 'user_id'::text);
 BEGIN
   IF family = 'integer' THEN
     IF user_id !~ '^ *[+-]?[0-9]{1,40} *$'
@@ -157,9 +186,7 @@ BEGIN
       -- A count is whole, and one that is no number is none.
       value := CASE col.family
         WHEN 'integer' THEN here || '::pg_catalog.int8'
-        WHEN 'numeric' THEN format('pg_catalog.trunc(@extschema@._token_usage_decimal(%s))', here)
-        WHEN 'double' THEN format('pg_catalog.trunc(@extschema@._token_usage_decimal(%s))', here)
-        WHEN 'real' THEN format('pg_catalog.trunc(@extschema@._token_usage_decimal(%s::pg_catalog.float8))', here) END;
+        ELSE format('pg_catalog.trunc(%s)', @extschema@._token_usage_decimal_sql(here, col.family)) END;
       IF col.name = 'total_tokens' THEN
         total := value;
         has_total := col.not_null AND col.family = 'integer';
@@ -172,15 +199,14 @@ BEGIN
         END IF;
       END IF;
     ELSE
-      value := CASE WHEN col.family IN ('integer', 'numeric', 'double', 'real')
-                    THEN format('@extschema@._token_usage_decimal(%s)',
-                                here || CASE col.family WHEN 'integer' THEN '::pg_catalog.int8' ELSE '' END) END;
+      value := @extschema@._token_usage_decimal_sql(here, col.family);
       CASE col.name WHEN 'cost_usd' THEN cost_usd := value; WHEN 'cost_rub' THEN cost_rub := value;
                     ELSE execution := value; END CASE;
     END IF;
     IF value IS NULL THEN
       RAISE EXCEPTION USING ERRCODE = '42804',
-        MESSAGE = format('token_usage: column %s of table token_usage has type %s', col.name, col.type_name),
+        MESSAGE = format('token_usage: column %s of table token_usage has type %s', col.name,
+                         format_type(col.type, col.modifier)),
         HINT = 'Run SELECT token_usage_migrate(), which tells what type is needed.';
     END IF;
   END LOOP;

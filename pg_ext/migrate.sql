@@ -106,7 +106,7 @@ BEGIN
       END IF;
     ELSIF found_column.family <> ALL (wanted.families) THEN
       PERFORM @extschema@._token_usage_refuse(format('table token_usage: column %s has type %s, needs %s',
-        wanted.name, found_column.type_name, wanted.needs));
+        wanted.name, format_type(found_column.type, found_column.modifier), wanted.needs));
     END IF;
   END LOOP;
   FOR wanted IN SELECT * FROM @extschema@._token_usage_wanted_columns('bigint'::text) ORDER BY place LOOP
@@ -166,7 +166,7 @@ BEGIN
     FROM unnest(path) WITH ORDINALITY AS p (nspname, place)
     JOIN pg_catalog.pg_namespace AS n USING (nspname)
     LEFT JOIN pg_catalog.pg_class AS c ON c.relnamespace = n.oid AND c.relname = 'token_usage' AND c.relkind IN ('r', 'p')
-   WHERE n.nspname NOT LIKE 'pg\_temp\_%' AND n.nspname <> 'pg_catalog'
+   WHERE left(n.nspname, 3) <> 'pg_'
    ORDER BY c.oid IS NULL, p.place LIMIT 1;
   IF schema_name IS NULL THEN
     RAISE EXCEPTION USING ERRCODE = '3F000',

@@ -36,7 +36,7 @@ BEGIN
            trim_scale(coalesce(sum(s.cost_usd), 0)), trim_scale(coalesce(sum(s.cost_rub), 0)),
            coalesce(sum(s.unpriced_count), 0)::bigint
       FROM (VALUES (1, 'today', 3), (2, 'this_month', 2), (3, 'all_time', 1)) AS p (place, period, first_bucket)
-      LEFT JOIN @extschema@._token_usage_sums(scope.ledger, scope.user_id, NULL::text, bounds, 'none'::text) AS s
+      LEFT JOIN @extschema@._token_usage_ledger_sums(path, scope.ledger, scope.user_id, NULL::text, bounds, 'none'::text) AS s
         ON s.bucket >= p.first_bucket
      GROUP BY p.place, p.period ORDER BY p.place;
 END
@@ -62,7 +62,7 @@ BEGIN
            @extschema@._token_usage_bigint(coalesce(s.total_tokens, 0), 'total_tokens'::text),
            trim_scale(coalesce(s.cost_usd, 0)), trim_scale(coalesce(s.cost_rub, 0)), coalesce(s.unpriced_count, 0)
       FROM generate_series(1, days::integer) AS d (bucket)
-      LEFT JOIN @extschema@._token_usage_sums(scope.ledger, scope.user_id, agent,
+      LEFT JOIN @extschema@._token_usage_ledger_sums(path, scope.ledger, scope.user_id, agent,
              @extschema@._token_usage_day_bounds(first_day, scope.last_day, scope.time_zone), 'none'::text) AS s ON s.bucket = d.bucket
      ORDER BY d.bucket;
 END
@@ -95,7 +95,7 @@ BEGIN
   RETURN QUERY
     SELECT s.key1, s.key2, s.requests_count, s.prompt_tokens, s.completion_tokens, s.total_tokens,
            s.cost_usd, s.cost_rub, s.unpriced_count, s.execution_ms_sum, s.execution_ms_count
-      FROM @extschema@._token_usage_sums(scope.ledger, scope.user_id, agent, bounds, dimension) AS s;
+      FROM @extschema@._token_usage_ledger_sums(path, scope.ledger, scope.user_id, agent, bounds, dimension) AS s;
 END
 $function$;
 

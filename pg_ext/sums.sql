@@ -29,3 +29,27 @@ BEGIN
     format(l.bound, '$3[1]'), format(l.bound, '$3[pg_catalog.array_upper($3, 1)]'));
 END
 $function$;
+
+-- Goes back to the caller's search path, until the function ends that calls this and that sets search_path in its declaration. Row-level
+-- security policies of the ledger may call functions that expect it, as they would in any query of the caller.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_caller_path(path name[])
+RETURNS void LANGUAGE plpgsql STABLE AS $function$
+BEGIN
+  PERFORM set_config('search_path', coalesce(
+    (SELECT string_agg(quote_ident(p.nspname), ', ' ORDER BY p.place)
+       FROM unnest(path) WITH ORDINALITY AS p (nspname, place)), ''), true);
+END
+$function$;
+
+-- _token_usage_sums under the caller's search path; it is what reports call.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_ledger_sums(
+  path name[], ledger oid, user_id text, agent text, bounds timestamptz[], dimension text)
+RETURNS TABLE (bucket integer, key1 text, key2 text, requests_count bigint, prompt_tokens numeric,
+  completion_tokens numeric, total_tokens numeric, cost_usd numeric, cost_rub numeric, unpriced_count bigint,
+  execution_ms_sum numeric, execution_ms_count bigint)
+LANGUAGE plpgsql STABLE ROWS 100 SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+  PERFORM @extschema@._token_usage_caller_path(path);
+  RETURN QUERY SELECT s.* FROM @extschema@._token_usage_sums(ledger, user_id, agent, bounds, dimension) AS s;
+END
+$function$;

@@ -19,6 +19,25 @@ Affinity column_affinity(sqlite3 *db, const std::string &schema, const char *col
   return affinity_of(declared == nullptr ? "" : declared);
 }
 
+// A name of the rowid that no column of the table takes. Where none does, SQLite describes the
+// rowid as an INTEGER key.
+std::string rowid_name(sqlite3 *db, const std::string &schema) {
+  for (const char *const name : {"rowid", "_rowid_", "oid"}) {
+    const char *declared = nullptr;
+    int is_key = 0;
+    const int code = sqlite3_table_column_metadata(db, schema.c_str(), "token_usage", name,
+                                                   &declared, nullptr, nullptr, &is_key, nullptr);
+    if ((code & 0xFF) == SQLITE_NOMEM) {
+      throw std::bad_alloc();
+    }
+    if (code == SQLITE_OK && is_key != 0 && declared != nullptr &&
+        sqlite3_stricmp(declared, "INTEGER") == 0) {
+      return name;
+    }
+  }
+  return {};
+}
+
 }  // namespace
 
 Affinity affinity_of(std::string_view declared_type) {
@@ -54,7 +73,8 @@ bool has_table(sqlite3 *db, const std::string &schema, const char *table) {
 }
 
 void check_schema(sqlite3 *db, const std::string &schema) {
-  if (sqlite3_db_readonly(db, schema.c_str()) < 0) {
+  // The temporary database is always there, but has no file to ask about before its first table.
+  if (sqlite3_db_readonly(db, schema.c_str()) < 0 && sqlite3_stricmp(schema.c_str(), "temp") != 0) {
     bad_argument("schema", "the name of an attached database", schema);
   }
 }
@@ -64,16 +84,37 @@ Ledger find_ledger(sqlite3 *db, const std::string &schema) {
   if (!has_table(db, schema, "token_usage")) {
     missing_ledger();
   }
-  const bool has_rowid =
-      sqlite3_table_column_metadata(db, schema.c_str(), "token_usage", "rowid", nullptr, nullptr,
-                                    nullptr, nullptr, nullptr) == SQLITE_OK;
+  std::string rowid = rowid_name(db, schema);
   return {db,
           schema,
           quote_identifier(schema) + ".\"token_usage\"",
           column_affinity(db, schema, "user_id"),
           column_affinity(db, schema, "created_at"),
           column_affinity(db, schema, "id"),
-          has_rowid};
+          !rowid.empty(),
+          rowid};
+}
+
+bool id_is_rowid(const Ledger &ledger) {
+  int is_key = 0;
+  const int code = sqlite3_table_column_metadata(ledger.db, ledger.schema.c_str(), "token_usage",
+                                                 "id", nullptr, nullptr, nullptr, &is_key, nullptr);
+  if (code != SQLITE_OK) {
+    throw_sqlite(ledger.db, code);
+  }
+  if (!ledger.has_rowid || is_key == 0) {
+    return false;
+  }
+  // A primary key that is not the rowid has an index of its own.
+  Statement index(ledger.db,
+                  "PRAGMA " + quote_identifier(ledger.schema) + ".index_list('token_usage')");
+  constexpr int origin = 3;
+  while (index.step()) {
+    if (index.text(origin) == "pk") {
+      return false;
+    }
+  }
+  return true;
 }
 
 Snapshot::Snapshot(sqlite3 *db, const std::string &schema)

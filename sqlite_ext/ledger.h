@@ -22,6 +22,7 @@ struct Ledger {
   Affinity created_at;
   Affinity id;
   bool has_rowid;
+  std::string rowid;  // a name by which statements can say rowid; empty where there is none
 };
 
 // True where `schema` has an ordinary table of that name.
@@ -32,6 +33,9 @@ void check_schema(sqlite3 *db, const std::string &schema);
 
 // The ledger of the schema; throws the contract's error where there is none.
 Ledger find_ledger(sqlite3 *db, const std::string &schema);
+
+// True where `id` is another name of the rowid (INTEGER PRIMARY KEY), so that every index has it.
+bool id_is_rowid(const Ledger &ledger);
 
 // Keeps one read transaction open for its lifetime, so that the statements of a report see one
 // state of the database also where the caller has no transaction open.

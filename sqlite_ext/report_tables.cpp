@@ -16,7 +16,12 @@ namespace token_usage {
 
 namespace {
 
-using Cell = std::variant<std::monostate, std::int64_t, double, std::string>;
+// An id of an adopted ledger that is a blob.
+struct Blob {
+  std::string bytes;
+};
+
+using Cell = std::variant<std::monostate, std::int64_t, double, std::string, Blob>;
 using Row = std::vector<Cell>;
 
 // The arguments of one call by their place in the contract's list; a null pointer where one is not
@@ -74,6 +79,17 @@ Cell milliseconds_cell(const std::optional<Decimal> &value) {
     return static_cast<std::int64_t>(value->units() / one);
   }
   return value->to_double();
+}
+
+Cell id_cell(const RowId &id) {
+  switch (id.type) {
+    case SQLITE_INTEGER:
+      return id.number;
+    case SQLITE_BLOB:
+      return Blob{id.bytes};
+    default:
+      return id.bytes;
+  }
 }
 
 Cell average_cell(const Measures &measures) {
@@ -166,8 +182,7 @@ std::vector<Row> detailed_rows(const Arguments &in) {
   for (const DetailedRow &line :
        detailed_page(find_ledger(in.db, schema), filter, limit, offset, after).rows) {
     const Request &request = line.request;
-    Cell id = line.id.type == SQLITE_INTEGER ? Cell(line.id.number) : Cell(line.id.bytes);
-    out.push_back({std::move(id), format_timestamp(line.created_at), text_cell(line.agent_id),
+    out.push_back({id_cell(line.id), format_timestamp(line.created_at), text_cell(line.agent_id),
                    text_cell(line.ai_provider), text_cell(line.ai_model), request.prompt_tokens,
                    request.completion_tokens, request.total_tokens, cost_cell(request.cost_usd),
                    cost_cell(request.cost_rub), milliseconds_cell(request.execution_time_ms),
@@ -373,6 +388,8 @@ int column(sqlite3_vtab_cursor *base, sqlite3_context *context, int index) noexc
     sqlite3_result_double(context, *real);
   } else if (const auto *const text = std::get_if<std::string>(&cell)) {
     result_text(context, *text);
+  } else if (const auto *const blob = std::get_if<Blob>(&cell)) {
+    sqlite3_result_blob64(context, blob->bytes.data(), blob->bytes.size(), SQLITE_TRANSIENT);
   }
   return SQLITE_OK;
 }

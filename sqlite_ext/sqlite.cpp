@@ -95,6 +95,10 @@ std::string_view Statement::text(int column) const {
 std::string_view Statement::blob(int column) const {
   const auto *const bytes = static_cast<const char *>(sqlite3_column_blob(statement_, column));
   if (bytes == nullptr) {
+    // A blob without bytes, unless it is want of memory.
+    if (sqlite3_errcode(db_) == SQLITE_NOMEM) {
+      throw std::bad_alloc();
+    }
     return {};
   }
   return {bytes, static_cast<std::size_t>(sqlite3_column_bytes(statement_, column))};

@@ -65,6 +65,10 @@ class Statement {
   // cannot be had.
   [[nodiscard]] std::string_view text(int column) const;
   [[nodiscard]] std::string_view blob(int column) const;
+  // For sqlite3_value_dup and bind; valid until the next step.
+  [[nodiscard]] sqlite3_value *value(int column) const {
+    return sqlite3_column_value(statement_, column);
+  }
 
  private:
   void check(int code) const;

@@ -59,7 +59,7 @@ std::optional<Micros> stored_time(const Statement &row, int column) {
 TimeRange::TimeRange(const Ledger &ledger, Micros low, Micros high, bool by_agent)
     : where_(" FROM " + ledger.table + " WHERE user_id = ?1"),
       by_agent_(by_agent),
-      numeric_user_as_text_(ledger.user_id == Affinity::text) {
+      ledger_(&ledger) {
   if (by_agent) {
     where_ += " AND agent_id = ?2";
   }
@@ -99,17 +99,21 @@ std::vector<std::string> TimeRange::selects(const std::string &columns) const {
 
 void TimeRange::bind(Statement &statement, sqlite3_value *user,
                      const std::optional<std::string> &agent) const {
+  bind_user(statement, *ledger_, user);
+  if (by_agent_) {
+    statement.bind(2, std::string_view(*agent));
+  }
+}
+
+void bind_user(Statement &statement, const Ledger &ledger, sqlite3_value *user) {
   const double real = sqlite3_value_type(user) == SQLITE_FLOAT ? sqlite3_value_double(user) : 0.5;
-  if (numeric_user_as_text_ && real >= -0x1p53 && real <= 0x1p53 &&
+  if (ledger.user_id == Affinity::text && real >= -0x1p53 && real <= 0x1p53 &&
       real == static_cast<double>(static_cast<std::int64_t>(real))) {
     // A client without integers means 42, not the text '42.0' that the column's affinity would make
     // of it.
     statement.bind(1, static_cast<std::int64_t>(real));
   } else {
     statement.bind(1, user);
-  }
-  if (by_agent_) {
-    statement.bind(2, std::string_view(*agent));
   }
 }
 

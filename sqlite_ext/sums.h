@@ -39,6 +39,9 @@ std::vector<Sum> collect_sums(const Ledger &ledger, sqlite3_value *user,
 // What a ledger row holds for created_at, whatever its stored form; nothing where it is unreadable.
 std::optional<Micros> stored_time(const Statement &row, int column);
 
+// Binds a user, as parameter 1, for a comparison with the ledger's column.
+void bind_user(Statement &statement, const Ledger &ledger, sqlite3_value *user);
+
 // SELECTs over the rows of one user whose created_at may lie in [low, high), one for each way in
 // which it can be stored. A range over text is wider than asked for, by the offsets that text may
 // carry, so each row's time must still be compared. Every SELECT of a plan takes the same
@@ -56,7 +59,7 @@ class TimeRange {
  private:
   std::string where_;
   bool by_agent_;
-  bool numeric_user_as_text_;
+  const Ledger *ledger_;
   std::vector<std::string> forms_;
 };
 

@@ -14,7 +14,7 @@ from support import paths
 NODE = pathlib.Path(os.environ.get("TOKEN_USAGE_NODE", paths.ROOT / "build" / "node"))
 LOAD = ("SELECT token_usage_migrate();\n" + (paths.ROOT / "examples" / "sample_ledger.sql").read_text())
 CALL = "SELECT token_usage_summary_json(42, 'Europe/Moscow', '2025-10-20T18:00:00Z')"
-WANT = {"requests_count": 3, "total_tokens": 8450, "cost_usd": 0.013785, "unpriced_count": 1}
+WANT = {"requests_count": 4, "total_tokens": 11250, "cost_usd": 0.019385, "unpriced_count": 1}
 
 
 @pytest.fixture(autouse=True)
@@ -148,7 +148,7 @@ def test_without_time_zone_data(tmp_path):
         pytest.skip("no sqlite3 shell")
     out = subprocess.run(
         ["sqlite3", ":memory:"], capture_output=True, text=True,
-        env=dict(os.environ, TZDIR=str(tmp_path)),
+        env=dict(os.environ, TZDIR=str(tmp_path / "none")),
         input=f".load {paths.library_for_load()}\n{LOAD}\n.mode list\n"
         "SELECT requests_count FROM token_usage_totals(42, 'day', NULL, 'UTC', '2025-10-20T18:00:00Z');\n"
         "SELECT * FROM token_usage_totals(42, 'day', NULL, 'Europe/Moscow', '2025-10-20');\n")
