@@ -2964,16 +2964,22 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $function$
   SELECT jsonb_typeof(e) = 'object'
      AND NOT e ?| '{response,total_tokens,cache_read_tokens,cache_write_tokens,cache_write_1h_tokens,reasoning_tokens,
        cache_read_audio_tokens,cache_read_image_tokens,input_audio_tokens,output_audio_tokens,input_image_tokens,
-       output_image_tokens,web_search_requests,content_id,endpoint,task_type,content_type,platform,cost_rub}'::text[]
+       output_image_tokens,web_search_requests,cost_rub}'::text[]
      AND e - '{user_id,agent_id,ai_provider,ai_model,prompt_tokens,completion_tokens,workflow_id,request_id,cost_usd,
-       execution_time_ms,request_metadata,response_metadata,created_at}'::text[] = '{}'
+       execution_time_ms,request_metadata,response_metadata,created_at,content_id,endpoint,platform,content_type,
+       task_type}'::text[] = '{}'
      AND e ->> 'user_id' ~ '^(0|-?[1-9][0-9]{0,17})$'
      AND jsonb_typeof(e -> 'agent_id') = 'string' AND e -> 'agent_id' <> '""'
      AND jsonb_typeof(e -> 'ai_provider') = 'string' AND e -> 'ai_provider' <> '""'
      AND jsonb_typeof(e -> 'ai_model') = 'string' AND e -> 'ai_model' <> '""'
      AND jsonb_typeof(e -> 'prompt_tokens') = 'number' AND e ->> 'prompt_tokens' ~ '^[0-9]{1,18}$'
      AND jsonb_typeof(e -> 'completion_tokens') = 'number' AND e ->> 'completion_tokens' ~ '^[0-9]{1,18}$'
+     AND coalesce(jsonb_typeof(e -> 'content_id') = 'string', true)
      AND coalesce(jsonb_typeof(e -> 'workflow_id') = 'string', true)
+     AND coalesce(jsonb_typeof(e -> 'endpoint') = 'string', true)
+     AND coalesce(jsonb_typeof(e -> 'platform') = 'string', true)
+     AND coalesce(jsonb_typeof(e -> 'content_type') = 'string', true)
+     AND coalesce(jsonb_typeof(e -> 'task_type') = 'string', true)
      AND coalesce(jsonb_typeof(e -> 'request_id') = 'string' AND e -> 'request_id' <> '""', true)
      AND coalesce(jsonb_typeof(e -> 'cost_usd') = 'number' AND length(e ->> 'cost_usd') < 25, true)
      AND coalesce(jsonb_typeof(e -> 'execution_time_ms') = 'number' AND e ->> 'execution_time_ms' ~ '^[0-9]{1,18}$', true)
@@ -3729,11 +3735,17 @@ $function$;
 -- context tier, at all hours, with input and output both priced. NULL where the hour counts. What they cannot price is left
 -- to _token_usage_cost_of().
 CREATE OR REPLACE FUNCTION @extschema@._token_usage_usual_prices(
-  rows jsonb, OUT since timestamptz, OUT prompt_to bigint, OUT input numeric, OUT output numeric, OUT request numeric)
+  rows jsonb, OUT since timestamptz, OUT prompt_to bigint, OUT input numeric, OUT output numeric, OUT cache_read numeric,
+  OUT cache_write numeric, OUT reasoning numeric, OUT request numeric)
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
   SELECT max(r.since), coalesce(min(r.tier) FILTER (WHERE r.tier > 0), 9223372036854775807),
          min(r.price) FILTER (WHERE r.newest AND r.class = 'input'),
          min(r.price) FILTER (WHERE r.newest AND r.class = 'output'),
+         coalesce(min(r.price) FILTER (WHERE r.newest AND r.class = 'cache_read'),
+                  min(r.price) FILTER (WHERE r.newest AND r.class = 'input')),
+         coalesce(min(r.price) FILTER (WHERE r.newest AND r.class = 'cache_write'),
+                  min(r.price) FILTER (WHERE r.newest AND r.class = 'input')),
+         min(r.price) FILTER (WHERE r.newest AND r.class = 'reasoning'),
          coalesce(min(r.price) FILTER (WHERE r.newest AND r.class = 'request'), 0)
     FROM (SELECT p.*, row_number() OVER (PARTITION BY p.class, p.tier ORDER BY p.since DESC, p.id DESC) = 1
                       AND p.tier = 0 AS newest
@@ -3745,19 +3757,24 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
      AND bool_or(r.newest AND r.class = 'input' AND r.price IS NOT NULL)
      AND bool_or(r.newest AND r.class = 'output' AND r.price IS NOT NULL)
    UNION ALL
-  SELECT NULL, NULL, NULL, NULL, NULL
+  SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
    LIMIT 1
 $function$;
 
--- The cost of a request e (its counts and instant) by a model's rows and usual prices p, as an expression.
+-- The cost of a request e (its counts and instant) by a model's rows and usual prices p, as an expression. Counts are in
+-- the order that prices_portable.sql tells; 4 and 5 are tokens read from and written to a cache.
 CREATE OR REPLACE FUNCTION @extschema@._token_usage_cost_expression() RETURNS text
 LANGUAGE sql IMMUTABLE AS $function$
   SELECT 'CASE WHEN e.at >= p.since AND e.counts[1] <= p.prompt_to AND e.counts[1] < 1000000000000000'
          '      AND e.counts[2] < 1000000000000000'
-         '      AND coalesce(e.counts[4], e.counts[5], e.counts[7], e.counts[10], e.counts[11], e.counts[12],'
-         '                   e.counts[13], e.counts[14], e.counts[16]) IS NULL'
+         '      AND coalesce(e.counts[4], 0) + coalesce(e.counts[5], 0) <= e.counts[1]'
+         '      AND (p.reasoning IS NULL OR coalesce(e.counts[10], 0) = 0)'
+         '      AND coalesce(nullif(e.counts[7], 0), nullif(e.counts[11], 0), nullif(e.counts[12], 0),'
+         '                   nullif(e.counts[13], 0), nullif(e.counts[14], 0), nullif(e.counts[16], 0)) IS NULL'
          '     THEN @extschema@._token_usage_half_even('
-         '            (e.counts[1] * p.input + e.counts[2] * p.output + p.request) * 0.000001, 12)'
+         '            ((e.counts[1] - coalesce(e.counts[4], 0) - coalesce(e.counts[5], 0)) * p.input'
+         '             + coalesce(e.counts[4], 0) * p.cache_read + coalesce(e.counts[5], 0) * p.cache_write'
+         '             + e.counts[2] * p.output + p.request) * 0.000001, 12)'
          '     WHEN p.rows <> ''[]'' THEN @extschema@._token_usage_cost_of(p.rows, e.counts, e.at) END'
 $function$;
 

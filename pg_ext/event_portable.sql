@@ -19,16 +19,22 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $function$
   SELECT jsonb_typeof(e) = 'object'
      AND NOT e ?| '{response,total_tokens,cache_read_tokens,cache_write_tokens,cache_write_1h_tokens,reasoning_tokens,
        cache_read_audio_tokens,cache_read_image_tokens,input_audio_tokens,output_audio_tokens,input_image_tokens,
-       output_image_tokens,web_search_requests,content_id,endpoint,task_type,content_type,platform,cost_rub}'::text[]
+       output_image_tokens,web_search_requests,cost_rub}'::text[]
      AND e - '{user_id,agent_id,ai_provider,ai_model,prompt_tokens,completion_tokens,workflow_id,request_id,cost_usd,
-       execution_time_ms,request_metadata,response_metadata,created_at}'::text[] = '{}'
+       execution_time_ms,request_metadata,response_metadata,created_at,content_id,endpoint,platform,content_type,
+       task_type}'::text[] = '{}'
      AND e ->> 'user_id' ~ '^(0|-?[1-9][0-9]{0,17})$'
      AND jsonb_typeof(e -> 'agent_id') = 'string' AND e -> 'agent_id' <> '""'
      AND jsonb_typeof(e -> 'ai_provider') = 'string' AND e -> 'ai_provider' <> '""'
      AND jsonb_typeof(e -> 'ai_model') = 'string' AND e -> 'ai_model' <> '""'
      AND jsonb_typeof(e -> 'prompt_tokens') = 'number' AND e ->> 'prompt_tokens' ~ '^[0-9]{1,18}$'
      AND jsonb_typeof(e -> 'completion_tokens') = 'number' AND e ->> 'completion_tokens' ~ '^[0-9]{1,18}$'
+     AND coalesce(jsonb_typeof(e -> 'content_id') = 'string', true)
      AND coalesce(jsonb_typeof(e -> 'workflow_id') = 'string', true)
+     AND coalesce(jsonb_typeof(e -> 'endpoint') = 'string', true)
+     AND coalesce(jsonb_typeof(e -> 'platform') = 'string', true)
+     AND coalesce(jsonb_typeof(e -> 'content_type') = 'string', true)
+     AND coalesce(jsonb_typeof(e -> 'task_type') = 'string', true)
      AND coalesce(jsonb_typeof(e -> 'request_id') = 'string' AND e -> 'request_id' <> '""', true)
      AND coalesce(jsonb_typeof(e -> 'cost_usd') = 'number' AND length(e ->> 'cost_usd') < 25, true)
      AND coalesce(jsonb_typeof(e -> 'execution_time_ms') = 'number' AND e ->> 'execution_time_ms' ~ '^[0-9]{1,18}$', true)

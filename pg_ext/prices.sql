@@ -288,11 +288,17 @@ $function$;
 -- context tier, at all hours, with input and output both priced. NULL where the hour counts. What they cannot price is left
 -- to _token_usage_cost_of().
 CREATE OR REPLACE FUNCTION @extschema@._token_usage_usual_prices(
-  rows jsonb, OUT since timestamptz, OUT prompt_to bigint, OUT input numeric, OUT output numeric, OUT request numeric)
+  rows jsonb, OUT since timestamptz, OUT prompt_to bigint, OUT input numeric, OUT output numeric, OUT cache_read numeric,
+  OUT cache_write numeric, OUT reasoning numeric, OUT request numeric)
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
   SELECT max(r.since), coalesce(min(r.tier) FILTER (WHERE r.tier > 0), 9223372036854775807),
          min(r.price) FILTER (WHERE r.newest AND r.class = 'input'),
          min(r.price) FILTER (WHERE r.newest AND r.class = 'output'),
+         coalesce(min(r.price) FILTER (WHERE r.newest AND r.class = 'cache_read'),
+                  min(r.price) FILTER (WHERE r.newest AND r.class = 'input')),
+         coalesce(min(r.price) FILTER (WHERE r.newest AND r.class = 'cache_write'),
+                  min(r.price) FILTER (WHERE r.newest AND r.class = 'input')),
+         min(r.price) FILTER (WHERE r.newest AND r.class = 'reasoning'),
          coalesce(min(r.price) FILTER (WHERE r.newest AND r.class = 'request'), 0)
     FROM (SELECT p.*, row_number() OVER (PARTITION BY p.class, p.tier ORDER BY p.since DESC, p.id DESC) = 1
                       AND p.tier = 0 AS newest
@@ -304,19 +310,24 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
      AND bool_or(r.newest AND r.class = 'input' AND r.price IS NOT NULL)
      AND bool_or(r.newest AND r.class = 'output' AND r.price IS NOT NULL)
    UNION ALL
-  SELECT NULL, NULL, NULL, NULL, NULL
+  SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
    LIMIT 1
 $function$;
 
--- The cost of a request e (its counts and instant) by a model's rows and usual prices p, as an expression.
+-- The cost of a request e (its counts and instant) by a model's rows and usual prices p, as an expression. Counts are in
+-- the order that prices_portable.sql tells; 4 and 5 are tokens read from and written to a cache.
 CREATE OR REPLACE FUNCTION @extschema@._token_usage_cost_expression() RETURNS text
 LANGUAGE sql IMMUTABLE AS $function$
   SELECT 'CASE WHEN e.at >= p.since AND e.counts[1] <= p.prompt_to AND e.counts[1] < 1000000000000000'
          '      AND e.counts[2] < 1000000000000000'
-         '      AND coalesce(e.counts[4], e.counts[5], e.counts[7], e.counts[10], e.counts[11], e.counts[12],'
-         '                   e.counts[13], e.counts[14], e.counts[16]) IS NULL'
+         '      AND coalesce(e.counts[4], 0) + coalesce(e.counts[5], 0) <= e.counts[1]'
+         '      AND (p.reasoning IS NULL OR coalesce(e.counts[10], 0) = 0)'
+         '      AND coalesce(nullif(e.counts[7], 0), nullif(e.counts[11], 0), nullif(e.counts[12], 0),'
+         '                   nullif(e.counts[13], 0), nullif(e.counts[14], 0), nullif(e.counts[16], 0)) IS NULL'
          '     THEN @extschema@._token_usage_half_even('
-         '            (e.counts[1] * p.input + e.counts[2] * p.output + p.request) * 0.000001, 12)'
+         '            ((e.counts[1] - coalesce(e.counts[4], 0) - coalesce(e.counts[5], 0)) * p.input'
+         '             + coalesce(e.counts[4], 0) * p.cache_read + coalesce(e.counts[5], 0) * p.cache_write'
+         '             + e.counts[2] * p.output + p.request) * 0.000001, 12)'
          '     WHEN p.rows <> ''[]'' THEN @extschema@._token_usage_cost_of(p.rows, e.counts, e.at) END'
 $function$;
 
