@@ -3301,13 +3301,14 @@ $token_usage$, '@extschema@', home);
 -- token_usage_from_response, and how recording reads numbers and times from JSON. Section 5 of the contract. The
 -- normaliser itself is C++ in the native edition (from_response.cpp) and from_response_portable.sql in the portable one.
 
--- A value rounded half-even to `places`, without trailing zeros. round() is half away from zero.
+-- A value rounded half-even to `places`, without trailing zeros. round() is half away from zero. It is inlined where it
+-- is given a column and no long expression; STRICT would keep it from that.
 CREATE OR REPLACE FUNCTION @extschema@._token_usage_half_even(value numeric, places integer) RETURNS numeric
-LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $function$
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $function$
   SELECT pg_catalog.trim_scale(CASE
     WHEN pg_catalog.scale(value) <= places THEN value
-    WHEN pg_catalog.abs(value - pg_catalog.trunc(value, places)) = ('5e-' || places + 1)::numeric
-         AND pg_catalog.trunc(value, places) % ('2e-' || places)::numeric = 0
+    WHEN pg_catalog.abs(value - pg_catalog.trunc(value, places)) = ('5e-' || (places + 1)::text)::numeric
+         AND pg_catalog.trunc(value, places) % ('2e-' || places::text)::numeric = 0
       THEN pg_catalog.trunc(value, places)
     ELSE pg_catalog.round(value, places) END)
 $function$;
@@ -3761,7 +3762,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
    LIMIT 1
 $function$;
 
--- The cost of a request e (its counts and instant) by a model's rows and usual prices p, as an expression. Counts are in
+-- The cost of a request e (its counts and instant) by a model's rows and usual prices p, as an expression; to be
+-- rounded to 12 places. Counts are in
 -- the order that prices_portable.sql tells; 4 and 5 are tokens read from and written to a cache.
 CREATE OR REPLACE FUNCTION @extschema@._token_usage_cost_expression() RETURNS text
 LANGUAGE sql IMMUTABLE AS $function$
@@ -3771,10 +3773,9 @@ LANGUAGE sql IMMUTABLE AS $function$
          '      AND (p.reasoning IS NULL OR coalesce(e.counts[10], 0) = 0)'
          '      AND coalesce(nullif(e.counts[7], 0), nullif(e.counts[11], 0), nullif(e.counts[12], 0),'
          '                   nullif(e.counts[13], 0), nullif(e.counts[14], 0), nullif(e.counts[16], 0)) IS NULL'
-         '     THEN @extschema@._token_usage_half_even('
-         '            ((e.counts[1] - coalesce(e.counts[4], 0) - coalesce(e.counts[5], 0)) * p.input'
-         '             + coalesce(e.counts[4], 0) * p.cache_read + coalesce(e.counts[5], 0) * p.cache_write'
-         '             + e.counts[2] * p.output + p.request) * 0.000001, 12)'
+         '     THEN ((e.counts[1] - coalesce(e.counts[4], 0) - coalesce(e.counts[5], 0)) * p.input'
+         '           + coalesce(e.counts[4] * p.cache_read, 0) + coalesce(e.counts[5] * p.cache_write, 0)'
+         '           + e.counts[2] * p.output + p.request) * 0.000001'
          '     WHEN p.rows <> ''[]'' THEN @extschema@._token_usage_cost_of(p.rows, e.counts, e.at) END'
 $function$;
 
@@ -4537,6 +4538,8 @@ DECLARE
   rates text;
   family text;
   unique_key boolean;
+  starts timestamptz[];
+  rate_of numeric[];
   bad record;
 BEGIN
   IF events IS NULL THEN
@@ -4546,6 +4549,11 @@ BEGIN
   END IF;
   ledger := @extschema@._token_usage_ledger(path);
   rates := @extschema@._token_usage_beside(ledger, 'token_usage_exchange_rate'::text);
+  IF rates IS NOT NULL THEN
+    EXECUTE format('SELECT coalesce(array_agg(r.valid_from ORDER BY r.valid_from), ''{}''),'
+                   ' coalesce(array_agg(r.rate ORDER BY r.valid_from), ''{}'') FROM %s r WHERE r.currency = ''RUB''', rates)
+      INTO starts, rate_of;
+  END IF;
   EXECUTE format($query$
     WITH event AS MATERIALIZED (
       SELECT e.*, coalesce(e.created_at, now()) AS at FROM @extschema@._token_usage_read_events($1, $2) e),
@@ -4572,16 +4580,23 @@ BEGIN
            array_agg(e.counts[12]), array_agg(e.counts[13]),
            array_agg(e.counts[14]), array_agg(e.counts[16]), array_agg(e.usd
           ), array_agg(e.rub), array_agg(e.source)
-      FROM (SELECT e.*, coalesce(e.stated_rub, %2$s) AS rub,
+      FROM (SELECT e.*, coalesce(e.stated_rub, @extschema@._token_usage_half_even(e.converted, 12)) AS rub,
                    coalesce(e.cost_source, CASE WHEN e.usd IS NOT NULL THEN 'price_book' END) AS source
-              FROM (SELECT e.*, CASE WHEN e.ask_book THEN %1$s ELSE e.stated_usd END AS usd
-                      FROM event e LEFT JOIN book p
-                        ON p.ai_provider = e.ai_provider AND p.ai_model = e.ai_model OFFSET 0) e
+              FROM (SELECT e.*, CASE WHEN e.stated_rub IS NULL THEN e.usd * %2$s END AS converted
+                      FROM (SELECT e.*, CASE WHEN e.ask_book THEN @extschema@._token_usage_half_even(e.cost, 12)
+                                             ELSE e.stated_usd END AS usd
+                              FROM (SELECT e.*, CASE WHEN e.ask_book THEN %1$s END AS cost
+                                      FROM event e LEFT JOIN book p
+                                        ON p.ai_provider = e.ai_provider AND p.ai_model = e.ai_model OFFSET 0) e
+                            OFFSET 0) e
+                    OFFSET 0) e
              ORDER BY e.place) e$query$,
     @extschema@._token_usage_cost_expression(),
-    CASE WHEN rates IS NULL THEN 'NULL::numeric' ELSE format(
-      '(SELECT @extschema@._token_usage_half_even(e.usd * x.rate, 12) FROM %s x WHERE x.currency = ''RUB'''
-      ' AND x.valid_from <= e.at ORDER BY x.valid_from DESC LIMIT 1)', rates) END)
+    -- A few rates are looked up in an array, which costs less than an index search for each event.
+    CASE WHEN rates IS NULL THEN 'NULL::numeric'
+         WHEN cardinality(starts) < 200 THEN '($5)[width_bucket(e.at, $4)]'
+         ELSE format('(SELECT x.rate FROM %s x WHERE x.currency = ''RUB'' AND x.valid_from <= e.at'
+                     ' ORDER BY x.valid_from DESC LIMIT 1)', rates) END)
     INTO warnings,
          user_id, agent_id, ai_provider, ai_model, prompt_tokens, completion_tokens, content_id, workflow_id,
          request_id, endpoint, platform, content_type, task_type, execution_time_ms, request_metadata,
@@ -4589,7 +4604,7 @@ BEGIN
          cache_read_audio_tokens, cache_read_image_tokens, reasoning_tokens, input_audio_tokens,
          output_audio_tokens, input_image_tokens, output_image_tokens, web_search_requests, cost_usd, cost_rub,
          cost_source
-    USING events, batch, ledger;
+    USING events, batch, ledger, starts, rate_of;
 
   family := (SELECT c.family FROM @extschema@._token_usage_columns(ledger) c WHERE c.name = 'user_id');
   IF family IN ('integer', 'uuid') THEN
@@ -4826,8 +4841,9 @@ BEGIN
        CROSS JOIN LATERAL (
          SELECT @extschema@._token_usage_price_rows($1, d.ai_provider, d.ai_model) AS rows OFFSET 0) r
        CROSS JOIN LATERAL @extschema@._token_usage_usual_prices(r.rows) u)
-    SELECT array_agg(%s ORDER BY e.n)
-      FROM request e LEFT JOIN book p ON p.ai_provider = e.ai_provider AND p.ai_model = e.ai_model$query$,
+    SELECT array_agg(@extschema@._token_usage_half_even(c.cost, 12) ORDER BY c.n)
+      FROM (SELECT e.n, %s AS cost
+              FROM request e LEFT JOIN book p ON p.ai_provider = e.ai_provider AND p.ai_model = e.ai_model OFFSET 0) c$query$,
     @extschema@._token_usage_cost_expression()) INTO costs USING ledger, requests;
   RETURN costs;
 END

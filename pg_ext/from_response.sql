@@ -1,13 +1,14 @@
 -- token_usage_from_response, and how recording reads numbers and times from JSON. Section 5 of the contract. The
 -- normaliser itself is C++ in the native edition (from_response.cpp) and from_response_portable.sql in the portable one.
 
--- A value rounded half-even to `places`, without trailing zeros. round() is half away from zero.
+-- A value rounded half-even to `places`, without trailing zeros. round() is half away from zero. It is inlined where it
+-- is given a column and no long expression; STRICT would keep it from that.
 CREATE OR REPLACE FUNCTION @extschema@._token_usage_half_even(value numeric, places integer) RETURNS numeric
-LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $function$
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $function$
   SELECT pg_catalog.trim_scale(CASE
     WHEN pg_catalog.scale(value) <= places THEN value
-    WHEN pg_catalog.abs(value - pg_catalog.trunc(value, places)) = ('5e-' || places + 1)::numeric
-         AND pg_catalog.trunc(value, places) % ('2e-' || places)::numeric = 0
+    WHEN pg_catalog.abs(value - pg_catalog.trunc(value, places)) = ('5e-' || (places + 1)::text)::numeric
+         AND pg_catalog.trunc(value, places) % ('2e-' || places::text)::numeric = 0
       THEN pg_catalog.trunc(value, places)
     ELSE pg_catalog.round(value, places) END)
 $function$;

@@ -314,7 +314,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
    LIMIT 1
 $function$;
 
--- The cost of a request e (its counts and instant) by a model's rows and usual prices p, as an expression. Counts are in
+-- The cost of a request e (its counts and instant) by a model's rows and usual prices p, as an expression; to be
+-- rounded to 12 places. Counts are in
 -- the order that prices_portable.sql tells; 4 and 5 are tokens read from and written to a cache.
 CREATE OR REPLACE FUNCTION @extschema@._token_usage_cost_expression() RETURNS text
 LANGUAGE sql IMMUTABLE AS $function$
@@ -324,10 +325,9 @@ LANGUAGE sql IMMUTABLE AS $function$
          '      AND (p.reasoning IS NULL OR coalesce(e.counts[10], 0) = 0)'
          '      AND coalesce(nullif(e.counts[7], 0), nullif(e.counts[11], 0), nullif(e.counts[12], 0),'
          '                   nullif(e.counts[13], 0), nullif(e.counts[14], 0), nullif(e.counts[16], 0)) IS NULL'
-         '     THEN @extschema@._token_usage_half_even('
-         '            ((e.counts[1] - coalesce(e.counts[4], 0) - coalesce(e.counts[5], 0)) * p.input'
-         '             + coalesce(e.counts[4], 0) * p.cache_read + coalesce(e.counts[5], 0) * p.cache_write'
-         '             + e.counts[2] * p.output + p.request) * 0.000001, 12)'
+         '     THEN ((e.counts[1] - coalesce(e.counts[4], 0) - coalesce(e.counts[5], 0)) * p.input'
+         '           + coalesce(e.counts[4] * p.cache_read, 0) + coalesce(e.counts[5] * p.cache_write, 0)'
+         '           + e.counts[2] * p.output + p.request) * 0.000001'
          '     WHEN p.rows <> ''[]'' THEN @extschema@._token_usage_cost_of(p.rows, e.counts, e.at) END'
 $function$;
 

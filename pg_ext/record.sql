@@ -117,6 +117,8 @@ DECLARE
   rates text;
   family text;
   unique_key boolean;
+  starts timestamptz[];
+  rate_of numeric[];
   bad record;
 BEGIN
   IF events IS NULL THEN
@@ -126,6 +128,11 @@ BEGIN
   END IF;
   ledger := @extschema@._token_usage_ledger(path);
   rates := @extschema@._token_usage_beside(ledger, 'token_usage_exchange_rate'::text);
+  IF rates IS NOT NULL THEN
+    EXECUTE format('SELECT coalesce(array_agg(r.valid_from ORDER BY r.valid_from), ''{}''),'
+                   ' coalesce(array_agg(r.rate ORDER BY r.valid_from), ''{}'') FROM %s r WHERE r.currency = ''RUB''', rates)
+      INTO starts, rate_of;
+  END IF;
   EXECUTE format($query$
     WITH event AS MATERIALIZED (
       SELECT e.*, coalesce(e.created_at, now()) AS at FROM @extschema@._token_usage_read_events($1, $2) e),
@@ -152,16 +159,23 @@ BEGIN
            array_agg(e.counts[12]), array_agg(e.counts[13]),
            array_agg(e.counts[14]), array_agg(e.counts[16]), array_agg(e.usd
           ), array_agg(e.rub), array_agg(e.source)
-      FROM (SELECT e.*, coalesce(e.stated_rub, %2$s) AS rub,
+      FROM (SELECT e.*, coalesce(e.stated_rub, @extschema@._token_usage_half_even(e.converted, 12)) AS rub,
                    coalesce(e.cost_source, CASE WHEN e.usd IS NOT NULL THEN 'price_book' END) AS source
-              FROM (SELECT e.*, CASE WHEN e.ask_book THEN %1$s ELSE e.stated_usd END AS usd
-                      FROM event e LEFT JOIN book p
-                        ON p.ai_provider = e.ai_provider AND p.ai_model = e.ai_model OFFSET 0) e
+              FROM (SELECT e.*, CASE WHEN e.stated_rub IS NULL THEN e.usd * %2$s END AS converted
+                      FROM (SELECT e.*, CASE WHEN e.ask_book THEN @extschema@._token_usage_half_even(e.cost, 12)
+                                             ELSE e.stated_usd END AS usd
+                              FROM (SELECT e.*, CASE WHEN e.ask_book THEN %1$s END AS cost
+                                      FROM event e LEFT JOIN book p
+                                        ON p.ai_provider = e.ai_provider AND p.ai_model = e.ai_model OFFSET 0) e
+                            OFFSET 0) e
+                    OFFSET 0) e
              ORDER BY e.place) e$query$,
     @extschema@._token_usage_cost_expression(),
-    CASE WHEN rates IS NULL THEN 'NULL::numeric' ELSE format(
-      '(SELECT @extschema@._token_usage_half_even(e.usd * x.rate, 12) FROM %s x WHERE x.currency = ''RUB'''
-      ' AND x.valid_from <= e.at ORDER BY x.valid_from DESC LIMIT 1)', rates) END)
+    -- A few rates are looked up in an array, which costs less than an index search for each event.
+    CASE WHEN rates IS NULL THEN 'NULL::numeric'
+         WHEN cardinality(starts) < 200 THEN '($5)[width_bucket(e.at, $4)]'
+         ELSE format('(SELECT x.rate FROM %s x WHERE x.currency = ''RUB'' AND x.valid_from <= e.at'
+                     ' ORDER BY x.valid_from DESC LIMIT 1)', rates) END)
     INTO warnings,
          user_id, agent_id, ai_provider, ai_model, prompt_tokens, completion_tokens, content_id, workflow_id,
          request_id, endpoint, platform, content_type, task_type, execution_time_ms, request_metadata,
@@ -169,7 +183,7 @@ BEGIN
          cache_read_audio_tokens, cache_read_image_tokens, reasoning_tokens, input_audio_tokens,
          output_audio_tokens, input_image_tokens, output_image_tokens, web_search_requests, cost_usd, cost_rub,
          cost_source
-    USING events, batch, ledger;
+    USING events, batch, ledger, starts, rate_of;
 
   family := (SELECT c.family FROM @extschema@._token_usage_columns(ledger) c WHERE c.name = 'user_id');
   IF family IN ('integer', 'uuid') THEN

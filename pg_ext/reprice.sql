@@ -30,8 +30,9 @@ BEGIN
        CROSS JOIN LATERAL (
          SELECT @extschema@._token_usage_price_rows($1, d.ai_provider, d.ai_model) AS rows OFFSET 0) r
        CROSS JOIN LATERAL @extschema@._token_usage_usual_prices(r.rows) u)
-    SELECT array_agg(%s ORDER BY e.n)
-      FROM request e LEFT JOIN book p ON p.ai_provider = e.ai_provider AND p.ai_model = e.ai_model$query$,
+    SELECT array_agg(@extschema@._token_usage_half_even(c.cost, 12) ORDER BY c.n)
+      FROM (SELECT e.n, %s AS cost
+              FROM request e LEFT JOIN book p ON p.ai_provider = e.ai_provider AND p.ai_model = e.ai_model OFFSET 0) c$query$,
     @extschema@._token_usage_cost_expression()) INTO costs USING ledger, requests;
   RETURN costs;
 END
