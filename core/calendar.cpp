@@ -2,6 +2,7 @@
 
 #include <cctz/civil_time.h>
 #include <cctz/time_zone.h>
+#include <dirent.h>
 
 #include <chrono>
 #include <cstdlib>
@@ -43,6 +44,26 @@ bool equal_ignoring_case(std::string_view a, std::string_view b) {
   return true;
 }
 
+struct CloseDirectory {
+  void operator()(DIR *directory) const { closedir(directory); }
+};
+
+// The entry of `folder` that has this name in some case; the name itself where there is none. Not
+// std::filesystem::directory_iterator: libstdc++ ends the process when memory runs out in it.
+std::string entry_of(const std::filesystem::path &folder, std::string_view name) {
+  const std::unique_ptr<DIR, CloseDirectory> directory(opendir(folder.c_str()));
+  while (directory != nullptr) {
+    const dirent *const entry = readdir(directory.get());
+    if (entry == nullptr) {
+      break;
+    }
+    if (equal_ignoring_case(entry->d_name, name)) {
+      return entry->d_name;
+    }
+  }
+  return std::string(name);
+}
+
 // The name as the zone directory spells it, or the name as it came where the directory has no such
 // entry.
 std::string spelled(std::string_view name) {
@@ -57,15 +78,7 @@ std::string spelled(std::string_view name) {
     const std::size_t slash = rest.find('/');
     const std::string_view part = rest.substr(0, slash);
     rest = slash == std::string_view::npos ? std::string_view() : rest.substr(slash + 1);
-    std::string found(part);
-    for (std::filesystem::directory_iterator entry(folder, error), end; !error && entry != end;
-         entry.increment(error)) {
-      std::string candidate = entry->path().filename().string();
-      if (equal_ignoring_case(candidate, part)) {
-        found = std::move(candidate);
-        break;
-      }
-    }
+    const std::string found = entry_of(folder, part);
     folder /= found;
     out += out.empty() ? found : "/" + found;
   }

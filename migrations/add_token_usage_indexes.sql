@@ -1358,7 +1358,7 @@ CREATE OR REPLACE FUNCTION @extschema@._token_usage_detailed_text(
   path name[], user_id text, page_limit bigint, page_offset bigint, agent text, start_date timestamptz, end_date timestamptz,
   after text)
 RETURNS TABLE (id text, created_at timestamptz, agent_id text, ai_provider text, ai_model text, prompt_tokens bigint,
-  completion_tokens bigint, total_tokens bigint, cost_usd numeric, cost_rub numeric, execution_time_ms numeric,
+  completion_tokens bigint, total_tokens bigint, cost_usd numeric, cost_rub numeric, execution_time_ms bigint,
   platform text, content_type text, task_type text, content_id text, workflow_id text, request_id text, endpoint text,
   cursor text)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
@@ -1368,9 +1368,12 @@ BEGIN
   PERFORM @extschema@._token_usage_check_page(user_id, page_limit, page_offset);
   ledger := @extschema@._token_usage_ledger(path);
   RETURN QUERY
-    SELECT p.* FROM @extschema@._token_usage_page(
-      path, ledger, @extschema@._token_usage_user(ledger, user_id), page_limit, page_offset, agent, start_date, end_date,
-      after) AS p LIMIT page_limit;
+    SELECT p.id, p.created_at, p.agent_id, p.ai_provider, p.ai_model, p.prompt_tokens, p.completion_tokens,
+           p.total_tokens, p.cost_usd, p.cost_rub, round(p.execution_time_ms)::bigint, p.platform, p.content_type, p.task_type,
+           p.content_id, p.workflow_id, p.request_id, p.endpoint, p.cursor
+      FROM @extschema@._token_usage_page(
+        path, ledger, @extschema@._token_usage_user(ledger, user_id), page_limit, page_offset, agent, start_date, end_date,
+        after) AS p LIMIT page_limit;
 END
 $function$;
 
@@ -1378,7 +1381,7 @@ CREATE OR REPLACE FUNCTION @extschema@._token_usage_detailed(
   path name[], user_id text, page_limit bigint, page_offset bigint, agent text, start_date timestamptz, end_date timestamptz,
   after text)
 RETURNS TABLE (id bigint, created_at timestamptz, agent_id text, ai_provider text, ai_model text, prompt_tokens bigint,
-  completion_tokens bigint, total_tokens bigint, cost_usd numeric, cost_rub numeric, execution_time_ms numeric,
+  completion_tokens bigint, total_tokens bigint, cost_usd numeric, cost_rub numeric, execution_time_ms bigint,
   platform text, content_type text, task_type text, content_id text, workflow_id text, request_id text, endpoint text,
   cursor text)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
@@ -1397,7 +1400,7 @@ BEGIN
   END IF;
   RETURN QUERY
     SELECT p.id::bigint, p.created_at, p.agent_id, p.ai_provider, p.ai_model, p.prompt_tokens, p.completion_tokens,
-           p.total_tokens, p.cost_usd, p.cost_rub, p.execution_time_ms, p.platform, p.content_type, p.task_type,
+           p.total_tokens, p.cost_usd, p.cost_rub, round(p.execution_time_ms)::bigint, p.platform, p.content_type, p.task_type,
            p.content_id, p.workflow_id, p.request_id, p.endpoint, p.cursor
       FROM @extschema@._token_usage_page(
         path, ledger, @extschema@._token_usage_user(ledger, user_id), page_limit, page_offset, agent, start_date, end_date,
@@ -1477,7 +1480,7 @@ DECLARE
   user_type text;
   instant record;
   columns constant text := 'created_at timestamptz, agent_id text, ai_provider text, ai_model text, prompt_tokens bigint, '
-    'completion_tokens bigint, total_tokens bigint, cost_usd numeric, cost_rub numeric, execution_time_ms numeric, '
+    'completion_tokens bigint, total_tokens bigint, cost_usd numeric, cost_rub numeric, execution_time_ms bigint, '
     'platform text, content_type text, task_type text, content_id text, workflow_id text, request_id text, endpoint text, '
     'cursor text';
 BEGIN
@@ -1756,7 +1759,7 @@ LANGUAGE sql IMMUTABLE AS $function$
     (2, 'idx_token_usage_user_agent', '(user_id, agent_id)'),
     (3, 'idx_token_usage_user_provider_model', '(user_id, ai_provider, ai_model)'),
     (4, 'idx_token_usage_workflow', '(workflow_id) WHERE workflow_id IS NOT NULL'),
-    (5, 'idx_token_usage_detailed', '(user_id, agent_id, created_at DESC)'),
+    (5, 'idx_token_usage_detailed', '(user_id, agent_id, created_at DESC, id DESC)'),
     (6, 'idx_token_usage_request_id', '(request_id)'),
     (7, 'idx_token_usage_created_at', '(created_at DESC)')
   ) AS i (place, name, columns)

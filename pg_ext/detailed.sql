@@ -133,7 +133,7 @@ CREATE OR REPLACE FUNCTION @extschema@._token_usage_detailed_text(
   path name[], user_id text, page_limit bigint, page_offset bigint, agent text, start_date timestamptz, end_date timestamptz,
   after text)
 RETURNS TABLE (id text, created_at timestamptz, agent_id text, ai_provider text, ai_model text, prompt_tokens bigint,
-  completion_tokens bigint, total_tokens bigint, cost_usd numeric, cost_rub numeric, execution_time_ms numeric,
+  completion_tokens bigint, total_tokens bigint, cost_usd numeric, cost_rub numeric, execution_time_ms bigint,
   platform text, content_type text, task_type text, content_id text, workflow_id text, request_id text, endpoint text,
   cursor text)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
@@ -143,9 +143,12 @@ BEGIN
   PERFORM @extschema@._token_usage_check_page(user_id, page_limit, page_offset);
   ledger := @extschema@._token_usage_ledger(path);
   RETURN QUERY
-    SELECT p.* FROM @extschema@._token_usage_page(
-      path, ledger, @extschema@._token_usage_user(ledger, user_id), page_limit, page_offset, agent, start_date, end_date,
-      after) AS p LIMIT page_limit;
+    SELECT p.id, p.created_at, p.agent_id, p.ai_provider, p.ai_model, p.prompt_tokens, p.completion_tokens,
+           p.total_tokens, p.cost_usd, p.cost_rub, round(p.execution_time_ms)::bigint, p.platform, p.content_type, p.task_type,
+           p.content_id, p.workflow_id, p.request_id, p.endpoint, p.cursor
+      FROM @extschema@._token_usage_page(
+        path, ledger, @extschema@._token_usage_user(ledger, user_id), page_limit, page_offset, agent, start_date, end_date,
+        after) AS p LIMIT page_limit;
 END
 $function$;
 
@@ -153,7 +156,7 @@ CREATE OR REPLACE FUNCTION @extschema@._token_usage_detailed(
   path name[], user_id text, page_limit bigint, page_offset bigint, agent text, start_date timestamptz, end_date timestamptz,
   after text)
 RETURNS TABLE (id bigint, created_at timestamptz, agent_id text, ai_provider text, ai_model text, prompt_tokens bigint,
-  completion_tokens bigint, total_tokens bigint, cost_usd numeric, cost_rub numeric, execution_time_ms numeric,
+  completion_tokens bigint, total_tokens bigint, cost_usd numeric, cost_rub numeric, execution_time_ms bigint,
   platform text, content_type text, task_type text, content_id text, workflow_id text, request_id text, endpoint text,
   cursor text)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
@@ -172,7 +175,7 @@ BEGIN
   END IF;
   RETURN QUERY
     SELECT p.id::bigint, p.created_at, p.agent_id, p.ai_provider, p.ai_model, p.prompt_tokens, p.completion_tokens,
-           p.total_tokens, p.cost_usd, p.cost_rub, p.execution_time_ms, p.platform, p.content_type, p.task_type,
+           p.total_tokens, p.cost_usd, p.cost_rub, round(p.execution_time_ms)::bigint, p.platform, p.content_type, p.task_type,
            p.content_id, p.workflow_id, p.request_id, p.endpoint, p.cursor
       FROM @extschema@._token_usage_page(
         path, ledger, @extschema@._token_usage_user(ledger, user_id), page_limit, page_offset, agent, start_date, end_date,
@@ -252,7 +255,7 @@ DECLARE
   user_type text;
   instant record;
   columns constant text := 'created_at timestamptz, agent_id text, ai_provider text, ai_model text, prompt_tokens bigint, '
-    'completion_tokens bigint, total_tokens bigint, cost_usd numeric, cost_rub numeric, execution_time_ms numeric, '
+    'completion_tokens bigint, total_tokens bigint, cost_usd numeric, cost_rub numeric, execution_time_ms bigint, '
     'platform text, content_type text, task_type text, content_id text, workflow_id text, request_id text, endpoint text, '
     'cursor text';
 BEGIN

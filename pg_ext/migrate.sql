@@ -59,7 +59,7 @@ LANGUAGE sql IMMUTABLE AS $function$
     (2, 'idx_token_usage_user_agent', '(user_id, agent_id)'),
     (3, 'idx_token_usage_user_provider_model', '(user_id, ai_provider, ai_model)'),
     (4, 'idx_token_usage_workflow', '(workflow_id) WHERE workflow_id IS NOT NULL'),
-    (5, 'idx_token_usage_detailed', '(user_id, agent_id, created_at DESC)'),
+    (5, 'idx_token_usage_detailed', '(user_id, agent_id, created_at DESC, id DESC)'),
     (6, 'idx_token_usage_request_id', '(request_id)'),
     (7, 'idx_token_usage_created_at', '(created_at DESC)')
   ) AS i (place, name, columns)

@@ -73,25 +73,6 @@ std::string lower(std::string_view text) {
   return out;
 }
 
-// One transaction around the body: the caller's, through a savepoint, or one of our own, which
-// takes the write lock at once so that two migrations at the same time wait for each other.
-template <typename Body>
-void atomically(sqlite3 *db, Body body) {
-  const bool own = sqlite3_get_autocommit(db) != 0;
-  execute(db, own ? "BEGIN IMMEDIATE" : "SAVEPOINT token_usage_migrate");
-  try {
-    body();
-    execute(db, own ? "COMMIT" : "RELEASE token_usage_migrate");
-  } catch (...) {
-    // Where SQLite has rolled back by itself (a full disk), there is nothing left to undo and this
-    // fails, as it may.
-    sqlite3_exec(db,
-                 own ? "ROLLBACK" : "ROLLBACK TO token_usage_migrate; RELEASE token_usage_migrate",
-                 nullptr, nullptr, nullptr);
-    throw;
-  }
-}
-
 class Migration {
  public:
   Migration(sqlite3 *db, std::string schema, std::string user_id_type)
@@ -335,8 +316,10 @@ void migrate(sqlite3_context *context, int count, sqlite3_value **values) {
     std::string schema = schema_argument(count > 1 ? values[1] : nullptr);
     check_schema(db, schema);
     Migration migration(db, std::move(schema), std::move(user_id_type));
-    atomically(db, [&] { migration.run(); });
-    result_json(context, migration.steps());
+    atomically(db, [&] {
+      migration.run();
+      result_json(context, migration.steps());
+    });
   });
 }
 

@@ -275,8 +275,7 @@ int connect(sqlite3 *db, void *data, int, const char *const *, sqlite3_vtab **ou
   } catch (const std::bad_alloc &) {
     return SQLITE_NOMEM;
   } catch (const std::exception &error) {
-    set_message(message, error.what());
-    return SQLITE_ERROR;
+    return set_message(message, error.what(), SQLITE_ERROR);
   }
 }
 
@@ -350,11 +349,11 @@ int filter(sqlite3_vtab_cursor *base, int which, const char *, int,
     for (int slot = 0; slot < table->hidden; ++slot) {
       sqlite3_value *const value = ((which >> slot) & 1) != 0 ? values[next++] : nullptr;
       arguments.values.push_back(value);
-      sqlite3_value *const copy = value == nullptr ? nullptr : sqlite3_value_dup(value);
+      auto &copy = cursor->arguments.emplace_back();
+      copy.reset(value == nullptr ? nullptr : sqlite3_value_dup(value));
       if (value != nullptr && copy == nullptr) {
         throw std::bad_alloc();
       }
-      cursor->arguments.emplace_back(copy);
     }
     cursor->rows = table->report->rows(arguments);
     return SQLITE_OK;

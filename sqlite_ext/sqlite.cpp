@@ -141,9 +141,10 @@ std::string value_shown(sqlite3_value *value) {
   }
 }
 
-void set_message(char **target, const char *message) {
+int set_message(char **target, const char *message, int code) {
   sqlite3_free(*target);
   *target = sqlite3_mprintf("%s", message);
+  return *target == nullptr ? SQLITE_NOMEM : code;
 }
 
 }  // namespace token_usage

@@ -52,6 +52,8 @@ class Statement {
 
   // True while there is a row.
   bool step();
+  // One step whose failure is of no interest.
+  void step_regardless() noexcept { sqlite3_step(statement_); }
   // Ready to be bound and stepped once more.
   void reset();
 
@@ -79,13 +81,46 @@ class Statement {
 // Runs statements that give no rows.
 void execute(sqlite3 *db, const std::string &sql);
 
+// One transaction around the body: the caller's, through a savepoint, or one of our own, which
+// takes the write lock at once so that two of them at the same time wait for each other.
+//
+// It is left in one piece also when memory runs out. Once an allocation of its own has failed,
+// SQLite runs no statement any more until the one that called us is through, so no ROLLBACK
+// either; but when a reading statement ends in that state, SQLite rolls back by itself (the
+// caller's transaction as a whole). So one is kept open for that. While it is, no table or index
+// can be dropped.
+template <typename Body>
+void atomically(sqlite3 *db, Body body) {
+  const bool own = sqlite3_get_autocommit(db) != 0;
+  Statement begin(db, own ? "BEGIN IMMEDIATE" : "SAVEPOINT token_usage");
+  Statement end(db, own ? "COMMIT" : "RELEASE token_usage");
+  Statement undo(db, own ? "ROLLBACK" : "ROLLBACK TO token_usage");
+  std::optional<Statement> reader(std::in_place, db, "SELECT count(*) FROM sqlite_master");
+  begin.step();
+  try {
+    reader->step();
+    body();
+    end.step();
+  } catch (...) {
+    // Where SQLite has rolled back by itself, there is nothing left to undo, and this fails. Where
+    // it fails for want of memory, the end of the reader makes good for it.
+    undo.step_regardless();
+    if (!own) {
+      end.step_regardless();
+    }
+    reader.reset();
+    throw;
+  }
+}
+
 // The UTF-8 text of a value; empty for NULL.
 std::string_view value_text(sqlite3_value *value);
 
 // A value as an error message shows it: NULL as `NULL`, a REAL in its shortest form.
 std::string value_shown(sqlite3_value *value);
 
-void set_message(char **target, const char *message);
+// The code to return with an error message left in `target`: SQLITE_NOMEM where it found no room.
+int set_message(char **target, const char *message, int code);
 
 // Calls `body`, which may throw, for a function that SQLite called; what it throws becomes the
 // function's error.
@@ -114,11 +149,9 @@ int guard(sqlite3_vtab *table, Body body) noexcept {
   } catch (const std::bad_alloc &) {
     return SQLITE_NOMEM;
   } catch (const SqliteError &error) {
-    set_message(&table->zErrMsg, error.what());
-    return error.code();
+    return set_message(&table->zErrMsg, error.what(), error.code());
   } catch (const std::exception &error) {
-    set_message(&table->zErrMsg, error.what());
-    return SQLITE_ERROR;
+    return set_message(&table->zErrMsg, error.what(), SQLITE_ERROR);
   } catch (...) {
     return SQLITE_INTERNAL;
   }
