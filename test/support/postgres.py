@@ -188,8 +188,9 @@ def _stop_all():
 
 
 def stop_on_sigterm():
-    """Turns SIGTERM into an ordinary exit, so that servers are stopped and removed."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    """Takes SIGTERM for Ctrl-C, so that servers are stopped and removed. (pytest would count a
+    SystemExit as one more failed test and go on.)"""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def main(argv):
@@ -197,8 +198,11 @@ def main(argv):
     install = True
     if argv and argv[0] == "--no-extension":
         install, argv = False, argv[1:]
-    with Server(install=install) as server:
-        return subprocess.run(argv, env=server.environment()).returncode
+    try:
+        with Server(install=install) as server:
+            return subprocess.run(argv, env=server.environment()).returncode
+    except KeyboardInterrupt:
+        return 130
 
 
 if __name__ == "__main__":

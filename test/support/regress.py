@@ -84,4 +84,7 @@ def main():
 
 if __name__ == "__main__":
     os.umask(0o022)
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)
