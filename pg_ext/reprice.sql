@@ -66,8 +66,10 @@ BEGIN
   user_id := @extschema@._token_usage_user(ledger, user_id);
   counts := (SELECT string_agg(format('t.%I::bigint AS %1$I', c.name), ', ')
                FROM @extschema@._token_usage_columns(ledger) c WHERE c.name = ANY (classes));
-  usd_type := (SELECT c.type_name FROM @extschema@._token_usage_columns(ledger) c WHERE c.name = 'cost_usd');
-  rub_type := (SELECT c.type_name FROM @extschema@._token_usage_columns(ledger) c WHERE c.name = 'cost_rub');
+  usd_type := (SELECT format_type(a.atttypid, a.atttypmod) FROM pg_attribute a
+               WHERE a.attrelid = ledger AND a.attname = 'cost_usd' AND NOT a.attisdropped);
+  rub_type := (SELECT format_type(a.atttypid, a.atttypmod) FROM pg_attribute a
+               WHERE a.attrelid = ledger AND a.attname = 'cost_rub' AND NOT a.attisdropped);
   -- A thousand rows at a time, so that everyone's rows need not fit in memory.
   FOR chunk IN EXECUTE format($query$
     SELECT jsonb_agg(to_jsonb(r) - '{row_id,usd,rub}'::text[] ORDER BY r.created_at, r.id) AS rows,
