@@ -88,8 +88,5 @@ DROP TABLE token_usage;
 SELECT jsonb_array_length(token_usage_migrate()) > 0 AS migrated;
 SELECT * FROM report('1');
 
--- Only the agent may be NULL.
-SELECT public._token_usage_sums(NULL, '1', NULL, ARRAY['2025-01-01', '2025-01-02']::timestamptz[], 'none');
-SELECT count(*) FROM public._token_usage_sums('token_usage'::regclass, '1', NULL, NULL, 'none');
 DROP SCHEMA sums_test CASCADE;
 DROP ROLE regress_tu_reader, regress_tu_stranger;
