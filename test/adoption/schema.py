@@ -4,6 +4,10 @@ import json
 COLUMNS = ("id user_id content_id workflow_id agent_id request_id endpoint ai_provider ai_model "
            "prompt_tokens completion_tokens total_tokens cost_usd cost_rub platform content_type "
            "task_type execution_time_ms request_metadata response_metadata created_at").split()
+# The columns of recording, after the contract's.
+RECORDING = ("cache_read_tokens cache_write_tokens cache_write_1h_tokens cache_read_audio_tokens "
+             "cache_read_image_tokens reasoning_tokens input_audio_tokens output_audio_tokens input_image_tokens "
+             "output_image_tokens web_search_requests cost_source").split()
 INDEXES = {
     "idx_token_usage_user_date": ("user_id", "created_at DESC"),
     "idx_token_usage_user_agent": ("user_id", "agent_id"),

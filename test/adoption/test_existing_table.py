@@ -101,16 +101,17 @@ def test_real_shape_serial_decimal_timestamp_on_postgres(pg):
         database.query("SELECT setval('token_usage_id_seq', 3)")
         database.query("REFRESH MATERIALIZED VIEW token_usage_daily")
         columns, keys = s.columns(database), s.constraints(database)
-        held = database.query("SELECT t.*, t.ctid FROM token_usage t ORDER BY id").rows
+        held = database.query(f"SELECT {', '.join(columns)}, ctid FROM token_usage ORDER BY id").rows
         before = set(s.everything(database))
 
         steps = s.migrate(database)
         assert steps["table token_usage"] == "adopted"
-        assert s.columns(database) == columns
+        found = s.columns(database)
+        assert {n: found[n] for n in columns} == columns
         assert s.constraints(database) == keys
         assert s.foreign_keys(database) == {"user_id": ("users", "CASCADE"),
                                             "content_id": ("content_pieces", "SET NULL")}
-        assert database.query("SELECT t.*, t.ctid FROM token_usage t ORDER BY id").rows == held
+        assert database.query(f"SELECT {', '.join(columns)}, ctid FROM token_usage ORDER BY id").rows == held
         # Nothing of the application's has gone or was rewritten; things of ours were added.
         assert before <= set(s.everything(database))
         assert set(s.INDEXES) < set(s.indexes(database)) and "my_own_index" in s.indexes(database)
@@ -156,15 +157,18 @@ def test_real_shape_of_an_orm_on_sqlite(sqlite):
 
         load(database, rows, time=stored, money=float)
         columns = s.columns(database)
-        held = database.query("SELECT * FROM token_usage ORDER BY id").rows
+        held = database.query(f"SELECT {', '.join(columns)} FROM token_usage ORDER BY id").rows
         before = set(s.everything(database))
 
         steps = s.migrate(database)
         assert steps["table token_usage"] == "adopted"
-        assert not any(step.startswith("column ") for step in steps)
-        assert s.columns(database) == columns and s.foreign_keys(database) == {}
-        assert database.query("SELECT * FROM token_usage ORDER BY id").rows == held
-        assert before <= set(s.everything(database))
+        assert {step for step in steps if step.startswith("column ")} == {
+            f"column token_usage.{n}" for n in s.RECORDING}
+        found = s.columns(database)
+        assert {n: found[n] for n in columns} == columns and s.foreign_keys(database) == {}
+        assert database.query(f"SELECT {', '.join(columns)} FROM token_usage ORDER BY id").rows == held
+        # The text of the table itself has grown by the columns of recording.
+        assert {item for item in before if item[:2] != ("table", "token_usage")} <= set(s.everything(database))
         assert {"ix_token_usage_user_id", "ix_token_usage_created_at"} < set(s.indexes(database))
         assert set(s.INDEXES) < set(s.indexes(database))
 
@@ -212,7 +216,7 @@ def test_kinds_of_tables_on_postgres(pg, kind):
         assert steps["table token_usage"] == "adopted"
         found = s.columns(database)
         assert {n: found[n] for n in columns} == columns, "the application's columns changed"
-        assert {n for n in s.COLUMNS if n not in columns} \
+        assert {n for n in s.COLUMNS + s.RECORDING if n not in columns} \
             == {n.split(".")[1] for n in steps if n.startswith("column ")}
         rows = [row(2, AT, cost_usd=Decimal(2), cost_rub=Decimal(3)),
                 row(3, AT, cost_usd=Decimal(4), cost_rub=Decimal(5), agent_id="editor")]
@@ -290,7 +294,7 @@ def test_missing_columns(edition):
         database.query("INSERT INTO token_usage VALUES (1, 42, '2025-10-20T10:00:00Z')")
         steps = s.migrate(database)
         assert {n for n in steps if n.startswith("column ")} == {
-            f"column token_usage.{n}" for n in s.COLUMNS if n not in ("id", "user_id", "created_at")}
+            f"column token_usage.{n}" for n in s.COLUMNS + s.RECORDING if n not in ("id", "user_id", "created_at")}
         assert all(steps[n] == "created" for n in steps if n.startswith("column "))
         old = row(1, AT, agent_id=None, ai_provider=None, ai_model=None, prompt_tokens=0,
                   completion_tokens=0, total_tokens=0, cost_usd=None, cost_rub=None,

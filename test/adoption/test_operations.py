@@ -406,10 +406,13 @@ PUBLIC = {
     "token_usage_by_provider", "token_usage_detailed", "token_usage_detailed_count", "token_usage_totals",
     "token_usage_summary_json", "token_usage_history_json", "token_usage_by_agent_json",
     "token_usage_by_model_json", "token_usage_detailed_json", "token_usage_totals_json",
-    "token_usage_stats", "token_usage_decimal_sum"}
-POSTGRES_ONLY = {"token_usage_detailed_text"}
+    "token_usage_stats", "token_usage_decimal_sum",
+    "token_usage_from_response", "token_usage_record", "token_usage_record_batch", "token_usage_cost",
+    "token_usage_import_prices", "token_usage_set_rate", "token_usage_reprice", "token_usage_reprice_preview"}
+POSTGRES_ONLY = {"token_usage_detailed_text", "token_usage_reprice_preview_text"}
 TABLE_VALUED = {"token_usage_summary", "token_usage_history", "token_usage_by_agent", "token_usage_by_model",
-                "token_usage_by_provider", "token_usage_detailed", "token_usage_totals"}
+                "token_usage_by_provider", "token_usage_detailed", "token_usage_totals",
+                "token_usage_reprice_preview"}
 
 
 def test_public_functions_of_sqlite(sqlite):
