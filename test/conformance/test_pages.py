@@ -104,3 +104,31 @@ def test_reports_joined_with_tables(database):
                          "token_usage_totals(c.id, 'all', NULL, 'UTC', '2025-10-20') t "
                          "ORDER BY c.id").rows
     assert got == [(1, 2), (2, 1), (3, 0)]
+
+
+def test_small_mixed_ledgers_page_by_page(sqlite, seed):
+    """Many small ledgers whose few instants are stored in many forms: text does not sort as time
+    does, and a page is read from an index of text."""
+    rng = random.Random(f"{seed}/mixed")
+    base = orc.instant(AT)
+    database = sqlite.database()
+    try:
+        for _ in range(400):
+            spread = rng.choice((2, 3, 2 * 10**6, 90 * 10**6, 3 * 3600 * 10**6, 2 * 86400 * 10**6))
+            step = rng.choice((1, 1000, 10**6))
+            rows = [row(i, (base + rng.randrange(spread)) // step * step,
+                        agent_id=rng.choice(("a", "b"))) for i in range(1, rng.randrange(4, 14))]
+            database.query("DELETE FROM token_usage")
+            load(database, rows, rng)
+            limit, agent = rng.choice((1, 1, 2, 3)), rng.choice((None, None, "a"))
+            got, after = [], None
+            while True:
+                found = page(database, limit, after, 0, agent)
+                got += [r[0] for r in found]
+                if len(found) < limit or len(got) > len(rows):
+                    break
+                after = found[-1][1]
+            stored = dict(database.query("SELECT id, created_at FROM token_usage").rows)
+            assert got == [r.id for r in orc.Oracle(rows).listed(42, agent)], (limit, agent, stored)
+    finally:
+        database.close()
