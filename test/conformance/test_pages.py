@@ -37,6 +37,40 @@ def test_pages_by_cursor_and_by_offset_give_every_row_once(database, seed, limit
     assert got == want
 
 
+@pytest.mark.parametrize("spread", [3, 90_000_000, 5_400_000_000, 200_000_000_000],
+                         ids=["microseconds", "seconds", "minutes", "days"])
+def test_one_row_a_page_over_mixed_forms(database, seed, spread):
+    """Small ledgers whose stored forms sort otherwise than their times: `10:00Z` stands behind
+    `10:00:30Z`, `10:00:00Z` behind `10:00:00.5Z`, and an offset moves a row to another day."""
+    rng = random.Random(f"{seed}/forms/{spread}")
+    for _ in range(60 if database.dialect == "sqlite" else 2):
+        database.query("DELETE FROM token_usage")
+        rows = [row(i, orc.instant(AT) + rng.randrange(spread)) for i in range(1, rng.randrange(4, 12))]
+        load(database, rows, rng)
+        got, after = [], None
+        while len(got) <= len(rows) and (found := page(database, 1, after)):
+            got.append(found[0][0])
+            after = found[0][1]
+        assert got == [r.id for r in orc.Oracle(rows).listed(42)]
+
+
+def test_one_row_a_page_where_a_fraction_sorts_before_its_second(database):
+    """`10:00:00Z` stands behind `10:00:00.000002 Z` in the index, and is older."""
+    if database.dialect != "sqlite":
+        return  # the forms are SQLite's
+    stored = ["2025-10-20T10:00:00.000001999 Z", "2025-10-20T10:00", "2025-10-20T10:00:00Z",
+              "2025-10-20T23:45:00.000002 +13:45", 1760954400.000001, 1760954400.000001,
+              "2025-10-20T10:00:00.000002 Z"]
+    for at in stored:
+        database.query("INSERT INTO token_usage (user_id, agent_id, ai_provider, ai_model, created_at)"
+                       " VALUES (42, 'a', 'p', 'm', ?)", (at,))
+    got, after = [], None
+    while len(got) <= len(stored) and (found := page(database, 1, after)):
+        got.append(found[0][0])
+        after = found[0][1]
+    assert got == [7, 4, 6, 5, 1, 3, 2]
+
+
 def test_no_row_is_skipped_or_repeated_when_rows_are_inserted_between_pages(database, seed):
     rng = random.Random(f"{seed}/between")
     rows = [row(i, orc.instant(AT) + rng.randrange(6)) for i in range(1, 91)]
