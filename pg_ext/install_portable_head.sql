@@ -25,6 +25,9 @@ BEGIN
       MESSAGE = 'token_usage: the name of its schema must be without %, $, quotes and backslashes';
   END IF;
 
+  -- Two runs at the same time wait for each other, by the lock of token_usage_migrate().
+  PERFORM pg_advisory_xact_lock(8390044641146926451);
+
   -- A database that has the native edition goes on with this one; the tables stay.
   FOR portable IN SELECT e.extowner FROM pg_extension AS e WHERE e.extname = 'token_usage' LOOP
     IF NOT pg_has_role(current_user, portable.extowner, 'USAGE') THEN

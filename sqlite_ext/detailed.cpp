@@ -263,11 +263,18 @@ class PlaceFinder {
           const bool spaced = run.text[10] == ' ';
           if (spaced && *run.time >= high_ && !skipped_newer) {
             skipped_newer = true;
-            restart(row, hour_text(high_ - 1, ' ', "~"));
-            run.open = false;
-            continue;
+            // Only downward: what stands above in the same hour has been read.
+            const std::string below = hour_text(high_ - 1, ' ', "~");
+            if (below < run.text) {
+              restart(row, below);
+              run.open = false;
+              continue;
+            }
           }
-          if (!spaced && too_old(*run.time)) {
+          // Within a minute text does not stand in the order of time: `:25Z` stands above `:25.5Z`.
+          constexpr Micros minute = 60 * kMicrosPerSecond;
+          const Micros into_minute = (*run.time % minute + minute) % minute;
+          if (!spaced && too_old(*run.time - into_minute + minute - 1)) {
             restart(row, run.text.substr(0, 11));
             run.open = false;
             continue;

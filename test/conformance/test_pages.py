@@ -37,6 +37,40 @@ def test_pages_by_cursor_and_by_offset_give_every_row_once(database, seed, limit
     assert got == want
 
 
+@pytest.mark.parametrize("spread", [3, 90_000_000, 5_400_000_000, 200_000_000_000],
+                         ids=["microseconds", "seconds", "minutes", "days"])
+def test_one_row_a_page_over_mixed_forms(database, seed, spread):
+    """Small ledgers whose stored forms sort otherwise than their times: `10:00Z` stands behind
+    `10:00:30Z`, `10:00:00Z` behind `10:00:00.5Z`, and an offset moves a row to another day."""
+    rng = random.Random(f"{seed}/forms/{spread}")
+    for _ in range(60 if database.dialect == "sqlite" else 2):
+        database.query("DELETE FROM token_usage")
+        rows = [row(i, orc.instant(AT) + rng.randrange(spread)) for i in range(1, rng.randrange(4, 12))]
+        load(database, rows, rng)
+        got, after = [], None
+        while len(got) <= len(rows) and (found := page(database, 1, after)):
+            got.append(found[0][0])
+            after = found[0][1]
+        assert got == [r.id for r in orc.Oracle(rows).listed(42)]
+
+
+def test_one_row_a_page_where_a_fraction_sorts_before_its_second(database):
+    """`10:00:00Z` stands behind `10:00:00.000002 Z` in the index, and is older."""
+    if database.dialect != "sqlite":
+        return  # the forms are SQLite's
+    stored = ["2025-10-20T10:00:00.000001999 Z", "2025-10-20T10:00", "2025-10-20T10:00:00Z",
+              "2025-10-20T23:45:00.000002 +13:45", 1760954400.000001, 1760954400.000001,
+              "2025-10-20T10:00:00.000002 Z"]
+    for at in stored:
+        database.query("INSERT INTO token_usage (user_id, agent_id, ai_provider, ai_model, created_at)"
+                       " VALUES (42, 'a', 'p', 'm', ?)", (at,))
+    got, after = [], None
+    while len(got) <= len(stored) and (found := page(database, 1, after)):
+        got.append(found[0][0])
+        after = found[0][1]
+    assert got == [7, 4, 6, 5, 1, 3, 2]
+
+
 def test_no_row_is_skipped_or_repeated_when_rows_are_inserted_between_pages(database, seed):
     rng = random.Random(f"{seed}/between")
     rows = [row(i, orc.instant(AT) + rng.randrange(6)) for i in range(1, 91)]
@@ -104,3 +138,31 @@ def test_reports_joined_with_tables(database):
                          "token_usage_totals(c.id, 'all', NULL, 'UTC', '2025-10-20') t "
                          "ORDER BY c.id").rows
     assert got == [(1, 2), (2, 1), (3, 0)]
+
+
+def test_small_mixed_ledgers_page_by_page(sqlite, seed):
+    """Many small ledgers whose few instants are stored in many forms: text does not sort as time
+    does, and a page is read from an index of text."""
+    rng = random.Random(f"{seed}/mixed")
+    base = orc.instant(AT)
+    database = sqlite.database()
+    try:
+        for _ in range(400):
+            spread = rng.choice((2, 3, 2 * 10**6, 90 * 10**6, 3 * 3600 * 10**6, 2 * 86400 * 10**6))
+            step = rng.choice((1, 1000, 10**6))
+            rows = [row(i, (base + rng.randrange(spread)) // step * step,
+                        agent_id=rng.choice(("a", "b"))) for i in range(1, rng.randrange(4, 14))]
+            database.query("DELETE FROM token_usage")
+            load(database, rows, rng)
+            limit, agent = rng.choice((1, 1, 2, 3)), rng.choice((None, None, "a"))
+            got, after = [], None
+            while True:
+                found = page(database, limit, after, 0, agent)
+                got += [r[0] for r in found]
+                if len(found) < limit or len(got) > len(rows):
+                    break
+                after = found[-1][1]
+            stored = dict(database.query("SELECT id, created_at FROM token_usage").rows)
+            assert got == [r.id for r in orc.Oracle(rows).listed(42, agent)], (limit, agent, stored)
+    finally:
+        database.close()
