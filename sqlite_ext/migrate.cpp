@@ -6,6 +6,7 @@
 
 #include "migrate.h"
 
+#include <algorithm>
 #include <array>
 #include <set>
 
@@ -60,6 +61,10 @@ constexpr std::array<AddedColumn, 30> kColumns = {{
 
 // SQLite can add neither a key nor a default that is not constant to a table that exists.
 constexpr std::array<const char *, 3> kNeeded = {"id", "user_id", "created_at"};
+
+// Where the pragmas table_info and table_xinfo have a column's name, and its place in the key.
+constexpr int kTableInfoName = 1;
+constexpr int kTableInfoKey = 5;
 
 [[noreturn]] void refuse(const std::string &reason) {
   throw Error(ErrorKind::adoption, "token_usage: cannot adopt table token_usage: " + reason);
@@ -215,12 +220,13 @@ class Migration {
     }
     int keys = 0;
     bool id_is_key = false;
-    Statement column(db_, "SELECT lower(name), pk FROM pragma_table_info(?1, ?2)");
-    column.bind(1, std::string_view(table)).bind(2, std::string_view(schema_));
-    while (column.step()) {
-      if (column.int64(1) > 0) {
-        ++keys;
-        id_is_key = id_is_key || column.text(0) == "id";
+    {
+      Statement column = pragma("table_info", table);
+      while (column.step()) {
+        if (column.int64(kTableInfoKey) > 0) {
+          ++keys;
+          id_is_key = id_is_key || lower(column.text(kTableInfoName)) == "id";
+        }
       }
     }
     return (keys == 1 && id_is_key) || has_unique_index(table, "id");
@@ -228,23 +234,42 @@ class Migration {
 
   // True where a unique index, not a partial one, is on exactly this column.
   bool has_unique_index(const std::string &table, std::string_view column) {
-    Statement row(db_,
-                  "SELECT l.name FROM pragma_index_list(?1, ?2) AS l"
-                  " WHERE l.\"unique\" AND NOT l.partial"
-                  " AND (SELECT count(*) FROM pragma_index_info(l.name, ?2)) = 1"
-                  " AND (SELECT name FROM pragma_index_info(l.name, ?2)) = ?3 COLLATE NOCASE");
-    row.bind(1, std::string_view(table)).bind(2, std::string_view(schema_)).bind(3, column);
-    return row.step();
+    Statement index = pragma("index_list", table);
+    while (index.step()) {
+      constexpr int name = 1;
+      constexpr int is_unique = 2;
+      constexpr int is_partial = 4;
+      if (index.int64(is_unique) == 0 || index.int64(is_partial) != 0) {
+        continue;
+      }
+      Statement part = pragma("index_info", std::string(index.text(name)));
+      constexpr int part_name = 2;
+      if (part.step() && lower(part.text(part_name)) == column && !part.step()) {
+        return true;
+      }
+    }
+    return false;
+  }
+
+  // A pragma about a table or an index of the schema. As a statement, since a table could take the
+  // name of its table-valued twin.
+  Statement pragma(const char *name, const std::string &about) {
+    return Statement(db_, "PRAGMA " + quoted_ + "." + name + "(" + quote_identifier(about) + ")");
   }
 
   void adopt() {
     std::set<std::string> present;
     {
       // table_xinfo also lists generated columns.
-      Statement column(db_, "SELECT name FROM pragma_table_xinfo('token_usage', ?1)");
-      column.bind(1, std::string_view(schema_));
+      Statement column = pragma("table_xinfo", "token_usage");
       while (column.step()) {
-        present.insert(lower(column.text(0)));
+        const std::string name = lower(column.text(kTableInfoName));
+        constexpr int hidden = 6;
+        const bool generated = column.int64(hidden) >= 2;
+        if (generated && std::find(kNeeded.begin(), kNeeded.end(), name) != kNeeded.end()) {
+          refuse("column " + name + " is generated");
+        }
+        present.insert(name);
       }
     }
     for (const char *const needed : kNeeded) {

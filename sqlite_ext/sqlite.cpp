@@ -1,6 +1,6 @@
 #include "sqlite.h"
 
-#include <charconv>
+#include "../core/float_text.h"
 
 namespace token_usage {
 
@@ -130,12 +130,8 @@ std::string value_shown(sqlite3_value *value) {
   switch (sqlite3_value_type(value)) {
     case SQLITE_NULL:
       return "NULL";
-    case SQLITE_FLOAT: {
-      char buffer[64];
-      const auto printed =
-          std::to_chars(buffer, buffer + sizeof buffer, sqlite3_value_double(value));
-      return {buffer, static_cast<std::size_t>(printed.ptr - buffer)};
-    }
+    case SQLITE_FLOAT:
+      return plain_float(sqlite3_value_double(value));
     default:
       return std::string(value_text(value));
   }
