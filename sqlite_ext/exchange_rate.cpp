@@ -53,26 +53,26 @@ void set_rate(sqlite3_context *context, int count, sqlite3_value **values) {
     require_table(db, schema, "token_usage_exchange_rate");
     // The same instant may stand in the table in another of the forms that are read.
     const std::string table = qualified(schema, "token_usage_exchange_rate");
-    Savepoint savepoint(db);
-    std::vector<std::int64_t> same;
-    {
-      Statement query(db, "SELECT valid_from, rowid FROM " + table + " WHERE currency = ?1");
-      query.bind(1, currency);
-      while (query.step()) {
-        if (read_instant(query, 0) == from) {
-          same.push_back(query.int64(1));
+    atomically(db, [&] {
+      std::vector<std::int64_t> same;
+      {
+        Statement query(db, "SELECT valid_from, rowid FROM " + table + " WHERE currency = ?1");
+        query.bind(1, currency);
+        while (query.step()) {
+          if (read_instant(query, 0) == from) {
+            same.push_back(query.int64(1));
+          }
         }
       }
-    }
-    for (const std::int64_t rowid : same) {
-      Statement(db, "DELETE FROM " + table + " WHERE rowid = ?1").bind(1, rowid).step();
-    }
-    Statement(db, "INSERT INTO " + table + " (currency, rate, valid_from) VALUES (?1, ?2, ?3)")
-        .bind(1, currency)
-        .bind(2, rate.to_string())
-        .bind(3, stored_timestamp(from))
-        .step();
-    savepoint.release();
+      for (const std::int64_t rowid : same) {
+        Statement(db, "DELETE FROM " + table + " WHERE rowid = ?1").bind(1, rowid).step();
+      }
+      Statement(db, "INSERT INTO " + table + " (currency, rate, valid_from) VALUES (?1, ?2, ?3)")
+          .bind(1, currency)
+          .bind(2, rate.to_string())
+          .bind(3, stored_timestamp(from))
+          .step();
+    });
     sqlite3_result_double(context, rate.to_double());
   });
 }

@@ -165,12 +165,11 @@ void import_prices(sqlite3_context *context, int count, sqlite3_value **values) 
     const Micros now = now_micros();
     const Micros day = now - now % kMicrosPerDay;
     ImportCounts counts;
-    Savepoint savepoint(db);
-    // A write before the first read: a transaction that begins by reading could not go on to write
-    // while others do.
-    Statement(db, "DELETE FROM " + qualified(schema, "token_usage_price") + " WHERE 0").step();
-    write_names(db, schema, catalogue);
-    {
+    atomically(db, [&] {
+      // A write before the first read: a transaction that begins by reading could not go on to
+      // write while others do.
+      Statement(db, "DELETE FROM " + qualified(schema, "token_usage_price") + " WHERE 0").step();
+      write_names(db, schema, catalogue);
       SqlitePriceTables tables(db, schema);
       PriceWriter writer(db, schema);
       for (const CatalogueModel &model : catalogue.models) {
@@ -180,8 +179,7 @@ void import_prices(sqlite3_context *context, int count, sqlite3_value **values) 
           writer.write(catalogue.source, model, change, counts);
         }
       }
-    }
-    savepoint.release();
+    });
     result_json(context, import_result(catalogue, counts));
   });
 }

@@ -278,9 +278,7 @@ void record(sqlite3_context *context, int count, sqlite3_value **values) {
     const JsonDocument document(required_text("event", values[0]), "event");
     const std::string schema = schema_argument(count > 1 ? values[1] : nullptr);
     std::string result;
-    Savepoint savepoint(db);
-    result = Recorder(db, schema).record(document.root(), "event");
-    savepoint.release();
+    atomically(db, [&] { result = Recorder(db, schema).record(document.root(), "event"); });
     result_json(context, result);
   });
 }
@@ -295,8 +293,7 @@ void record_batch(sqlite3_context *context, int count, sqlite3_value **values) {
     }
     const std::string schema = schema_argument(count > 1 ? values[1] : nullptr);
     std::string result = "[";
-    Savepoint savepoint(db);
-    {
+    atomically(db, [&] {
       Recorder recorder(db, schema);
       std::size_t index = 0;
       for (const Json &event : document.root().items()) {
@@ -304,8 +301,7 @@ void record_batch(sqlite3_context *context, int count, sqlite3_value **values) {
         result += recorder.record(event, "events[" + std::to_string(index) + "]");
         ++index;
       }
-    }
-    savepoint.release();
+    });
     result_json(context, result + "]");
   });
 }

@@ -144,23 +144,6 @@ std::vector<std::pair<std::string, std::string>> SqlitePriceTables::manual_model
   return out;
 }
 
-Savepoint::Savepoint(sqlite3 *db) : db_(db) {
-  execute(db_, "SAVEPOINT token_usage_call");
-}
-
-Savepoint::~Savepoint() {
-  if (open_) {
-    // The error that brought us here is the one to report; an I/O error has rolled back already.
-    sqlite3_exec(db_, "ROLLBACK TO token_usage_call; RELEASE token_usage_call", nullptr, nullptr,
-                 nullptr);
-  }
-}
-
-void Savepoint::release() {
-  execute(db_, "RELEASE token_usage_call");
-  open_ = false;
-}
-
 std::string class_column_list() {
   std::string out;
   for (const Count kind : class_columns) {

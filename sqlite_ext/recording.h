@@ -67,20 +67,6 @@ class ExchangeRates {
   std::vector<std::pair<Micros, Decimal>> rates_;
 };
 
-// A savepoint that is rolled back unless it is released.
-class Savepoint {
- public:
-  explicit Savepoint(sqlite3 *db);
-  ~Savepoint();
-  Savepoint(const Savepoint &) = delete;
-  Savepoint &operator=(const Savepoint &) = delete;
-  void release();
-
- private:
-  sqlite3 *db_;
-  bool open_ = true;
-};
-
 // The columns of class_columns in the ledger, in order, comma-separated: `cache_read_tokens, ...`.
 std::string class_column_list();
 

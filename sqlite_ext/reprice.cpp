@@ -126,9 +126,8 @@ void reprice(sqlite3_context *context, int count, sqlite3_value **values) {
     Decimal old_sum;
     Decimal new_sum;
     std::size_t rows = 0;
-    Savepoint savepoint(db);
-    Statement(db, "DELETE FROM " + ledger.table + " WHERE 0").step();
-    {
+    atomically(db, [&] {
+      Statement(db, "DELETE FROM " + ledger.table + " WHERE 0").step();
       Statement update(db, "UPDATE " + ledger.table +
                                " SET cost_usd = ?2, cost_rub = ?3, cost_source = 'price_book'"
                                " WHERE rowid = ?1");
@@ -152,8 +151,7 @@ void reprice(sqlite3_context *context, int count, sqlite3_value **values) {
         add_money(new_sum, row.new_usd, "cost_usd");
         ++rows;
       }
-    }
-    savepoint.release();
+    });
     result_json(context, "{\"rows\": " + std::to_string(rows) +
                              ", \"old_cost_usd\": " + old_sum.to_string() +
                              ", \"new_cost_usd\": " + new_sum.to_string() + "}");

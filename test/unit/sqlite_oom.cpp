@@ -210,7 +210,16 @@ constexpr const char *kAdopted =
     " (x'0022', '42', '2025-10-12 10:00:00', '0.2');"
     "SELECT token_usage_migrate()";
 
-constexpr Case kCases[] = {
+const std::string kPricedText =
+    std::string(kLedger) +
+    "; INSERT INTO token_usage_price (ai_provider, ai_model, token_class, usd_per_million)"
+    " VALUES ('p', 'm', 'input', 2.5), ('p', 'm', 'output', 10);"
+    " INSERT INTO token_usage (user_id, agent_id, ai_provider, ai_model, prompt_tokens, "
+    "total_tokens, cost_usd)"
+    " VALUES (42, 'a', 'p', 'm', 7, 7, NULL)";
+const char *const kPriced = kPricedText.c_str();
+
+const Case kCases[] = {
     {"", "SELECT token_usage_version()"},
     {"", "SELECT token_usage_migrate()"},
     {"", "SELECT token_usage_migrate('text')"},
@@ -257,6 +266,24 @@ constexpr Case kCases[] = {
     {kLedger, "SELECT * FROM token_usage_detailed(42, 10, 0, NULL, NULL, NULL, 'no cursor')"},
     {kLedger, "SELECT token_usage_totals_json(42, 'decade of a long and winding name')"},
     {"", "SELECT token_usage_summary_json(42)"},
+    {"",
+     "SELECT token_usage_from_response('anthropic', '{\"usage\": {\"input_tokens\": 1, "
+     "\"cache_read_input_tokens\": 2, \"output_tokens\": 3}}')"},
+    {kLedger,
+     "SELECT token_usage_import_prices('[{\"id\": \"p\", \"models\": [{\"id\": \"m\", \"match\": "
+     "{\"equals\": \"m\"}, \"prices\": {\"input_mtok\": 1, \"output_mtok\": 2}}]}]')"},
+    {kLedger, "SELECT token_usage_set_rate('RUB', 95.5, '2025-01-01')"},
+    {kPriced, "SELECT token_usage_cost('p', 'm', '{\"prompt_tokens\": 5}')"},
+    {kPriced,
+     "SELECT token_usage_record('{\"user_id\": 42, \"agent_id\": \"a\", \"ai_provider\": \"p\", "
+     "\"ai_model\": \"m\", \"prompt_tokens\": 5, \"completion_tokens\": 1, \"request_id\": "
+     "\"new\"}')"},
+    {kPriced,
+     "SELECT token_usage_record_batch('[{\"user_id\": 42, \"agent_id\": \"a\", \"ai_provider\": "
+     "\"p\", "
+     "\"ai_model\": \"m\", \"prompt_tokens\": 5, \"completion_tokens\": 1}]')"},
+    {kPriced, "SELECT * FROM token_usage_reprice_preview(NULL)"},
+    {kPriced, "SELECT token_usage_reprice()"},
 };
 
 struct Connection {
