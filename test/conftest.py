@@ -2,6 +2,7 @@
 import os
 import pathlib
 import sys
+import tempfile
 
 import pytest
 
@@ -74,6 +75,13 @@ def unchanged(edition):
     made = edition.database()
     yield made
     made.close()
+
+
+@pytest.fixture
+def tmp_path():
+    """A folder that is gone after the test; pytest's own stays behind."""
+    with tempfile.TemporaryDirectory(prefix="token_usage_test_", dir="/tmp") as folder:
+        yield pathlib.Path(folder)
 
 
 @pytest.fixture(scope="session")

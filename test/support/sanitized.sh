@@ -23,13 +23,14 @@ echo "-- conformance, SQLite"
   /usr/bin/python3 -m pytest -q --tb=short -p no:faulthandler -k 'not pg and not postgres' conformance) || code=1
 
 echo "-- every function in the shell, with leaks"
-out=$(LD_PRELOAD=$preload ASAN_OPTIONS=detect_leaks=1 sqlite3 :memory: 2>&1 <<SQL
+# The shell itself ends with 1, since some of the calls are to fail; a sanitizer ends it with 99.
+out=$(LD_PRELOAD=$preload ASAN_OPTIONS=detect_leaks=1:exitcode=99 sqlite3 :memory: 2>&1 <<SQL
 .load $library
 $(cat test/support/every_function.sql)
 SQL
 )
 shell=$?
-if [ $shell -eq 0 ] && ! grep -q 'ERROR: \|runtime error' <<<"$out" && grep -q 'every function ran' <<<"$out"; then
+if [ $shell -le 1 ] && ! grep -q 'ERROR: \|runtime error' <<<"$out" && grep -q 'every function ran' <<<"$out"; then
   echo "1 passed, 0 failed"
 else
   echo "$out" | tail -n 60
