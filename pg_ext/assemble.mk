@@ -1,6 +1,6 @@
 # Puts together what is installed from pg_ext/*.sql, in the order in which the parts need each other: the script of the extension, and the
 # portable edition, which is committed, since those who use it have no make.
-token_usage_parts = ledger settings calendar sums
+token_usage_parts = ledger settings calendar sums rollup
 token_usage_native_parts = arguments money native $(token_usage_parts) reports detailed json migrate
 token_usage_portable_parts = arguments money money_portable $(token_usage_parts) version_portable zone_portable sums_portable decimal_sum_portable \
 	stats_portable reports detailed json migrate

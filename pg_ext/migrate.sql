@@ -219,7 +219,7 @@ BEGIN
   ELSE
     steps := steps || @extschema@._token_usage_step('table token_usage_settings', 'kept');
   END IF;
-  RETURN steps;
+  RETURN steps || @extschema@._token_usage_rollup_migrate(ledger);
 END
 $function$;
 

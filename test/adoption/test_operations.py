@@ -389,11 +389,13 @@ SET search_path = pg_temp, evil, pg_catalog, public;
 
 
 def test_functions_run_with_the_callers_rights(pg):
-    """None is SECURITY DEFINER; each internal one locks its search_path or is inlined SQL."""
+    """None is SECURITY DEFINER but the ledger's own, which keep its rollups and which nobody but its owner may call."""
     database = pg.database()
     try:
         assert database.query("SELECT proname::text FROM pg_proc WHERE pronamespace = 'public'::regnamespace "
-                              "AND prosecdef").rows == []
+                              "AND prosecdef AND NOT (proname LIKE 'token\\_usage\\_rollup\\_%' "
+                              "AND NOT has_function_privilege('public', oid, 'EXECUTE') "
+                              "AND proconfig[1] = 'search_path=pg_catalog, pg_temp')").rows == []
     finally:
         database.close()
 
@@ -407,7 +409,7 @@ PUBLIC = {
     "token_usage_summary_json", "token_usage_history_json", "token_usage_by_agent_json",
     "token_usage_by_model_json", "token_usage_detailed_json", "token_usage_totals_json",
     "token_usage_stats", "token_usage_decimal_sum"}
-POSTGRES_ONLY = {"token_usage_detailed_text"}
+POSTGRES_ONLY = {"token_usage_detailed_text", "token_usage_verify", "token_usage_rebuild", "token_usage_compact"}
 TABLE_VALUED = {"token_usage_summary", "token_usage_history", "token_usage_by_agent", "token_usage_by_model",
                 "token_usage_by_provider", "token_usage_detailed", "token_usage_totals"}
 
@@ -431,7 +433,7 @@ def test_public_functions_of_postgres(pg):
     try:
         names = {r[0] for r in database.query(
             "SELECT DISTINCT proname::text FROM pg_proc WHERE pronamespace = 'public'::regnamespace").rows}
-        assert {n for n in names if not n.startswith("_token_usage_")} == PUBLIC | POSTGRES_ONLY
+        assert {n for n in names if not n.startswith(("_token_usage_", "token_usage_rollup_"))} == PUBLIC | POSTGRES_ONLY
     finally:
         database.close()
 
