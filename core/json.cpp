@@ -14,6 +14,7 @@
 #include <rapidjson/writer.h>
 
 #include <cstdlib>
+#include <cstring>
 #include <new>
 
 #include "utf8.h"

@@ -3,6 +3,8 @@
 
 #include "report_json.h"
 
+#include <limits>
+
 #include "../core/json.h"
 #include "arguments.h"
 #include "detailed.h"

@@ -4,7 +4,9 @@
 
 #include "report_tables.h"
 
+#include <algorithm>
 #include <iterator>
+#include <limits>
 #include <memory>
 #include <variant>
 
