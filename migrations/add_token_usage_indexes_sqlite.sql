@@ -130,4 +130,166 @@ CREATE TABLE IF NOT EXISTS token_usage_reprice_log (
   new_cost_rub REAL
 );
 
+-- Rollups: sums of whole UTC hours, days and months of a user (docs/rollups.md). A bucket's row counts
+-- as long as no late write is marked in it: the triggers below mark the hour of every row that comes,
+-- changes or goes in time that is rolled already. They add nothing up, so nothing can go wrong in them,
+-- they work in any sqlite3, and writing a mark twice is the same as once. token_usage_rebuild() and
+-- token_usage_compact() compute the buckets.
+
+-- Users that have rollups; every bucket ends at or before this hour (hours since 1970, UTC).
+CREATE TABLE IF NOT EXISTS token_usage_rollup_user (
+  user_id NOT NULL PRIMARY KEY,
+  rolled_until INTEGER NOT NULL
+) WITHOUT ROWID;
+
+-- tier: 0 hour, 1 day, 2 month; dimension: 0 all, 1 by agent (key1), 2 by provider and model; bucket:
+-- its first hour. Money and time are whole units and 10^-12 parts, so that they add up exactly.
+CREATE TABLE IF NOT EXISTS token_usage_rollup (
+  user_id NOT NULL,
+  tier INTEGER NOT NULL,
+  dimension INTEGER NOT NULL,
+  bucket INTEGER NOT NULL,
+  key1 NOT NULL,
+  key2 NOT NULL,
+  requests_count INTEGER NOT NULL,
+  prompt_tokens INTEGER NOT NULL,
+  completion_tokens INTEGER NOT NULL,
+  total_tokens INTEGER NOT NULL,
+  usd_whole INTEGER NOT NULL,
+  usd_fraction INTEGER NOT NULL,
+  rub_whole INTEGER NOT NULL,
+  rub_fraction INTEGER NOT NULL,
+  unpriced_count INTEGER NOT NULL,
+  ms_whole INTEGER NOT NULL,
+  ms_fraction INTEGER NOT NULL,
+  ms_count INTEGER NOT NULL,
+  PRIMARY KEY (user_id, tier, dimension, bucket, key1, key2)
+) WITHOUT ROWID;
+
+-- Hours with late writes.
+CREATE TABLE IF NOT EXISTS token_usage_rollup_late (
+  user_id NOT NULL,
+  hour INTEGER NOT NULL,
+  PRIMARY KEY (user_id, hour)
+) WITHOUT ROWID;
+
+-- Where the triggers were not there to see every write, nothing that is rolled counts.
+DELETE FROM token_usage_rollup_user WHERE 5 <> (
+  SELECT count(*) FROM sqlite_master
+  WHERE type = 'trigger' AND tbl_name = 'token_usage' AND name GLOB 'token_usage_rollup_*');
+DELETE FROM token_usage_rollup WHERE 5 <> (
+  SELECT count(*) FROM sqlite_master
+  WHERE type = 'trigger' AND tbl_name = 'token_usage' AND name GLOB 'token_usage_rollup_*');
+
+-- Rows that OR REPLACE may take away without any DELETE trigger.
+CREATE TRIGGER IF NOT EXISTS token_usage_rollup_before_insert BEFORE INSERT ON token_usage
+WHEN EXISTS (SELECT 1 FROM token_usage WHERE id = NEW.id)
+  OR EXISTS (SELECT 1 FROM token_usage WHERE request_id = NEW.request_id)
+BEGIN
+  INSERT INTO token_usage_rollup_late
+    SELECT user_id, hour
+    FROM (
+      SELECT +user_id AS user_id,
+        CASE typeof(created_at)
+          WHEN 'text' THEN
+            coalesce(strftime('%s', substr(created_at, 1, 16)
+              || CASE WHEN substr(created_at, -6, 1) IN ('+', '-') THEN substr(created_at, -6) ELSE '' END) / 3600,
+              CASE WHEN substr(created_at, -6, 1) IN ('+', '-') THEN -1 END)
+          ELSE CAST(created_at AS INTEGER) / CASE WHEN created_at < 100000000000 THEN 3600 ELSE 3600000 END
+        END AS hour
+      FROM token_usage WHERE id = NEW.id OR request_id = NEW.request_id
+      LIMIT -1) AS t
+    WHERE hour < (SELECT rolled_until FROM token_usage_rollup_user WHERE user_id = t.user_id)
+    ON CONFLICT DO NOTHING;
+END;
+
+CREATE TRIGGER IF NOT EXISTS token_usage_rollup_after_insert AFTER INSERT ON token_usage
+WHEN EXISTS (SELECT 1 FROM token_usage_rollup_user WHERE user_id = +NEW.user_id)
+BEGIN
+  INSERT INTO token_usage_rollup_late
+    SELECT user_id, hour
+    FROM (
+      SELECT +NEW.user_id AS user_id,
+        CASE typeof(NEW.created_at)
+          WHEN 'text' THEN
+            coalesce(strftime('%s', substr(NEW.created_at, 1, 16)
+              || CASE WHEN substr(NEW.created_at, -6, 1) IN ('+', '-') THEN substr(NEW.created_at, -6) ELSE '' END) / 3600,
+              CASE WHEN substr(NEW.created_at, -6, 1) IN ('+', '-') THEN -1 END)
+          ELSE CAST(NEW.created_at AS INTEGER) / CASE WHEN NEW.created_at < 100000000000 THEN 3600 ELSE 3600000 END
+        END AS hour
+      LIMIT -1) AS t
+    WHERE hour < (SELECT rolled_until FROM token_usage_rollup_user WHERE user_id = t.user_id)
+    ON CONFLICT DO NOTHING;
+END;
+
+CREATE TRIGGER IF NOT EXISTS token_usage_rollup_before_update BEFORE UPDATE ON token_usage
+WHEN NEW.id IS NOT OLD.id OR NEW.request_id IS NOT OLD.request_id
+BEGIN
+  INSERT INTO token_usage_rollup_late
+    SELECT user_id, hour
+    FROM (
+      SELECT +user_id AS user_id,
+        CASE typeof(created_at)
+          WHEN 'text' THEN
+            coalesce(strftime('%s', substr(created_at, 1, 16)
+              || CASE WHEN substr(created_at, -6, 1) IN ('+', '-') THEN substr(created_at, -6) ELSE '' END) / 3600,
+              CASE WHEN substr(created_at, -6, 1) IN ('+', '-') THEN -1 END)
+          ELSE CAST(created_at AS INTEGER) / CASE WHEN created_at < 100000000000 THEN 3600 ELSE 3600000 END
+        END AS hour
+      FROM token_usage WHERE id = NEW.id OR request_id = NEW.request_id
+      LIMIT -1) AS t
+    WHERE hour < (SELECT rolled_until FROM token_usage_rollup_user WHERE user_id = t.user_id)
+    ON CONFLICT DO NOTHING;
+END;
+
+CREATE TRIGGER IF NOT EXISTS token_usage_rollup_after_update AFTER UPDATE ON token_usage
+BEGIN
+  INSERT INTO token_usage_rollup_late
+    SELECT user_id, hour
+    FROM (
+      SELECT +OLD.user_id AS user_id,
+        CASE typeof(OLD.created_at)
+          WHEN 'text' THEN
+            coalesce(strftime('%s', substr(OLD.created_at, 1, 16)
+              || CASE WHEN substr(OLD.created_at, -6, 1) IN ('+', '-') THEN substr(OLD.created_at, -6) ELSE '' END) / 3600,
+              CASE WHEN substr(OLD.created_at, -6, 1) IN ('+', '-') THEN -1 END)
+          ELSE CAST(OLD.created_at AS INTEGER) / CASE WHEN OLD.created_at < 100000000000 THEN 3600 ELSE 3600000 END
+        END AS hour
+      LIMIT -1) AS t
+    WHERE hour < (SELECT rolled_until FROM token_usage_rollup_user WHERE user_id = t.user_id)
+    ON CONFLICT DO NOTHING;
+  INSERT INTO token_usage_rollup_late
+    SELECT user_id, hour
+    FROM (
+      SELECT +NEW.user_id AS user_id,
+        CASE typeof(NEW.created_at)
+          WHEN 'text' THEN
+            coalesce(strftime('%s', substr(NEW.created_at, 1, 16)
+              || CASE WHEN substr(NEW.created_at, -6, 1) IN ('+', '-') THEN substr(NEW.created_at, -6) ELSE '' END) / 3600,
+              CASE WHEN substr(NEW.created_at, -6, 1) IN ('+', '-') THEN -1 END)
+          ELSE CAST(NEW.created_at AS INTEGER) / CASE WHEN NEW.created_at < 100000000000 THEN 3600 ELSE 3600000 END
+        END AS hour
+      LIMIT -1) AS t
+    WHERE hour < (SELECT rolled_until FROM token_usage_rollup_user WHERE user_id = t.user_id)
+    ON CONFLICT DO NOTHING;
+END;
+
+CREATE TRIGGER IF NOT EXISTS token_usage_rollup_after_delete AFTER DELETE ON token_usage
+BEGIN
+  INSERT INTO token_usage_rollup_late
+    SELECT user_id, hour
+    FROM (
+      SELECT +OLD.user_id AS user_id,
+        CASE typeof(OLD.created_at)
+          WHEN 'text' THEN
+            coalesce(strftime('%s', substr(OLD.created_at, 1, 16)
+              || CASE WHEN substr(OLD.created_at, -6, 1) IN ('+', '-') THEN substr(OLD.created_at, -6) ELSE '' END) / 3600,
+              CASE WHEN substr(OLD.created_at, -6, 1) IN ('+', '-') THEN -1 END)
+          ELSE CAST(OLD.created_at AS INTEGER) / CASE WHEN OLD.created_at < 100000000000 THEN 3600 ELSE 3600000 END
+        END AS hour
+      LIMIT -1) AS t
+    WHERE hour < (SELECT rolled_until FROM token_usage_rollup_user WHERE user_id = t.user_id)
+    ON CONFLICT DO NOTHING;
+END;
+
 COMMIT;

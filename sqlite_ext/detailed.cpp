@@ -501,16 +501,9 @@ std::int64_t detailed_count(const Ledger &ledger, const DetailedFilter &filter) 
   if (low >= high) {
     return count;
   }
-  const TimeRange range(ledger, low, high, filter.agent.has_value());
-  for (const std::string &select : range.selects("created_at, agent_id")) {
-    Statement row(ledger.db, select);
-    range.bind(row, filter.user, filter.agent);
-    while (row.step()) {
-      const std::optional<Micros> time = stored_time(row, 0);
-      if (time && *time >= low && *time < high && (!filter.agent || row.text(1) == *filter.agent)) {
-        ++count;
-      }
-    }
+  for (const Sum &sum :
+       collect_sums(ledger, filter.user, filter.agent, {low, high}, Dimension::count)) {
+    count += sum.measures.requests_count;
   }
   return count;
 }

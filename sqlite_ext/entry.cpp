@@ -11,6 +11,7 @@ SQLITE_EXTENSION_INIT1
 #include "recording.h"
 #include "report_json.h"
 #include "report_tables.h"
+#include "rollup.h"
 #include "settings.h"
 #include "stats.h"
 #include "version.h"
@@ -39,7 +40,7 @@ TOKEN_USAGE_EXPORT int sqlite3_tokenusage_init(sqlite3 *db, char **message,
       token_usage::register_migrate,     token_usage::register_report_tables,
       token_usage::register_report_json, token_usage::register_detailed_count,
       token_usage::register_stats,       token_usage::register_decimal_sum,
-      token_usage::register_recording,
+      token_usage::register_recording,   token_usage::register_rollup,
   };
   for (const Register each : all) {
     const int code = each(db);

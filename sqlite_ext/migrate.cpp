@@ -13,7 +13,8 @@
 #include "../core/json.h"
 #include "arguments.h"
 #include "ledger.h"
-#include "migration_sql.h"
+#include "migration.h"
+#include "rollup.h"
 
 namespace token_usage {
 
@@ -91,9 +92,16 @@ class Migration {
     refuse_other_kinds();
     const bool had_settings = has_table(db_, schema_, "token_usage_settings");
     const bool had_ledger = has_table(db_, schema_, "token_usage");
-    const char *rest = kMigrationSql;
-    while (*rest != '\0') {
-      run_next(rest, had_ledger, had_settings);
+    for (const MigrationObject &object : migration_objects()) {
+      if (object.name.starts_with("token_usage_rollup")) {
+        continue;  // those hang together, and come last
+      }
+      make(object, had_ledger, had_settings);
+    }
+    const Ledger ledger = find_ledger(db_, schema_);
+    const bool made = ensure_rollups(ledger);
+    if (can_roll(ledger)) {
+      report("rollups", made ? "created" : "kept");
     }
     steps_.end_array();
   }
@@ -130,33 +138,11 @@ class Migration {
     }
   }
 
-  // Runs the statement at the start of `rest` and moves `rest` behind it.
-  void run_next(const char *&rest, bool had_ledger, bool had_settings) {
-    // sqlite3_prepare_v2 finds the end of the statement; against the schema as it is the statement
-    // need not even compile, so the end is found by sqlite3_complete over growing text.
-    std::string statement;
-    while (*rest != '\0') {
-      statement.push_back(*rest++);
-      if (statement.back() == ';' && sqlite3_complete(statement.c_str()) != 0) {
-        break;
-      }
-    }
-    const std::string text = without_leading_comments(statement);
-    if (text.empty() || text.starts_with("BEGIN") || text.starts_with("COMMIT")) {
-      return;
-    }
-    std::size_t name_at = 0;
-    for (const std::string_view head : {std::string_view("CREATE TABLE IF NOT EXISTS "),
-                                        std::string_view("CREATE INDEX IF NOT EXISTS ")}) {
-      if (text.starts_with(head)) {
-        name_at = head.size();
-      }
-    }
-    if (name_at == 0) {
-      throw std::logic_error("token_usage: unknown statement in the migration: " + text);
-    }
-    const std::string name = text.substr(name_at, text.find_first_of(" (\n", name_at) - name_at);
-    const bool is_table = text.starts_with("CREATE TABLE");
+  void make(const MigrationObject &object, bool had_ledger, bool had_settings) {
+    const std::string &text = object.statement;
+    const std::string &name = object.name;
+    const std::size_t name_at = object.name_at;
+    const bool is_table = object.kind == "TABLE";
     if (is_table && name == "token_usage") {
       if (had_ledger) {
         report("table token_usage", had_settings ? "kept" : "adopted");
@@ -174,20 +160,6 @@ class Migration {
     } else {
       index(name, text, name_at, had_ledger);
     }
-  }
-
-  static std::string without_leading_comments(const std::string &statement) {
-    std::size_t at = 0;
-    while (at < statement.size()) {
-      if (statement.compare(at, 2, "--") == 0) {
-        at = std::min(statement.find('\n', at), statement.size());
-      } else if (std::string_view(" \t\r\n").find(statement[at]) != std::string_view::npos) {
-        ++at;
-      } else {
-        break;
-      }
-    }
-    return statement.substr(at);
   }
 
   // The name in `text` at that place, with the schema before it. SQLite stores the statement

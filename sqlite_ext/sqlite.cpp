@@ -104,6 +104,14 @@ std::string_view Statement::blob(int column) const {
   return {bytes, static_cast<std::size_t>(sqlite3_column_bytes(statement_, column))};
 }
 
+OwnedValue Statement::copy(int column) const {
+  OwnedValue copy(sqlite3_value_dup(sqlite3_column_value(statement_, column)));
+  if (!copy) {
+    throw std::bad_alloc();
+  }
+  return copy;
+}
+
 void execute(sqlite3 *db, const std::string &sql) {
   const int code = sqlite3_exec(db, sql.c_str(), nullptr, nullptr, nullptr);
   if (code != SQLITE_OK) {

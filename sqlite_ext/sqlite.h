@@ -8,6 +8,7 @@ SQLITE_EXTENSION_INIT3
 
 #include <cstdint>
 #include <exception>
+#include <memory>
 #include <new>
 #include <optional>
 #include <stdexcept>
@@ -35,6 +36,11 @@ class SqliteError : public std::runtime_error {
 
 // `"name"` with quotes doubled.
 std::string quote_identifier(std::string_view name);
+
+struct ValueDeleter {
+  void operator()(sqlite3_value *value) const { sqlite3_value_free(value); }
+};
+using OwnedValue = std::unique_ptr<sqlite3_value, ValueDeleter>;
 
 class Statement {
  public:
@@ -71,6 +77,8 @@ class Statement {
   [[nodiscard]] sqlite3_value *value(int column) const {
     return sqlite3_column_value(statement_, column);
   }
+  // A copy of the value, type and all.
+  [[nodiscard]] OwnedValue copy(int column) const;
 
  private:
   void check(int code) const;

@@ -1,9 +1,10 @@
 #include "sums.h"
 
 #include <algorithm>
-#include <unordered_map>
+#include <array>
 
 #include "request.h"
+#include "rollup.h"
 
 namespace token_usage {
 
@@ -25,21 +26,78 @@ std::int64_t floor_divide(Micros time, Micros step) {
 }
 
 // Appends a key part so that no two lists of parts give the same bytes.
-void append_key(std::string &bytes, const Statement &row, int column) {
-  if (row.is_null(column)) {
+void append_key(std::string &bytes, const std::optional<std::string> &key) {
+  if (!key) {
     bytes.push_back('N');
     return;
   }
-  const std::string_view text = row.text(column);
-  const std::uint64_t size = text.size();
+  const std::uint64_t size = key->size();
   bytes.push_back('T');
   bytes.append(reinterpret_cast<const char *>(&size), sizeof size);
-  bytes.append(text);
+  bytes.append(*key);
 }
 
-std::optional<std::string> key_at(const Statement &row, int column) {
-  return row.is_null(column) ? std::nullopt : std::optional(std::string(row.text(column)));
+// Where agent_id stands in the SELECT of visit_ledger_rows; ai_provider and ai_model follow.
+constexpr int kAgentColumn = 7;
+
+// The ways in which created_at is stored: text, seconds, milliseconds.
+constexpr std::size_t kFormCount = 3;
+
+// The first milliseconds value of an integer.
+constexpr std::int64_t kFirstMillis = 100'000'000'000;
+
+// `YYYY-MM-DD`, the mark between date and time, and `HH` of a time, followed by `end`.
+std::string hour_text(Micros time, char mark, const char *end) {
+  const std::string text = format_timestamp(time);
+  return text.substr(0, 10) + mark + text.substr(11, 2) + end;
 }
+
+// What an index range over rows with created_at in [low, high) is bounded by, for each stored form.
+// The range may hold more: each row's time is compared after all.
+class FormBounds {
+ public:
+  FormBounds(const Ledger &ledger, Micros low, Micros high)
+      // Local text may differ from UTC by an offset of less than a day, so the range over text is a
+      // day wider at both ends; but there, only text with an offset is looked at.
+      : text_{date_bound(low, -1, "9999-13"), date_bound(high, 2, "9999-13"),
+              hour_text(low, ' ', ""), hour_text(high - 1, 'T', "~")} {
+    // A column of text affinity holds no numbers, and would compare these bounds as text.
+    if (ledger.created_at != Affinity::text) {
+      seconds_[0] = floor_divide(low, kMicrosPerSecond);
+      seconds_[1] = floor_divide(high - 1, kMicrosPerSecond) + 1;
+      // REALs of 10^11 and more are seconds too; the range of seconds may reach there.
+      millis_[0] = std::max({kFirstMillis, floor_divide(low, 1'000), seconds_[1]});
+      millis_[1] = floor_divide(high - 1, 1'000) + 1;
+    }
+  }
+
+  [[nodiscard]] bool has(std::size_t form) const {
+    return form == 0 || (form == 1 ? seconds_[0] < seconds_[1] : millis_[0] < millis_[1]);
+  }
+
+  static const char *condition(std::size_t form) {
+    return form == 0 ? " AND created_at >= ?3 AND created_at < ?4"
+                       " AND (created_at >= ?5 AND created_at < ?6"
+                       " OR length(created_at) > 21 AND substr(created_at, -6, 1) IN ('+', '-'))"
+                     : " AND created_at >= ?3 AND created_at < ?4";
+  }
+
+  void bind(std::size_t form, Statement &row) const {
+    if (form == 0) {
+      for (int i = 0; i < 4; ++i) {
+        row.bind(3 + i, std::string_view(text_[static_cast<std::size_t>(i)]));
+      }
+    } else {
+      const auto &range = form == 1 ? seconds_ : millis_;
+      row.bind(3, range[0]).bind(4, range[1]);
+    }
+  }
+
+ private:
+  std::array<std::string, 4> text_;
+  std::array<std::int64_t, 2> seconds_ = {0, 0};
+  std::array<std::int64_t, 2> millis_ = {0, 0};
+};
 
 }  // namespace
 
@@ -56,55 +114,6 @@ std::optional<Micros> stored_time(const Statement &row, int column) {
   }
 }
 
-TimeRange::TimeRange(const Ledger &ledger, Micros low, Micros high, bool by_agent)
-    : where_(" FROM " + ledger.table + " WHERE user_id = ?1"),
-      by_agent_(by_agent),
-      ledger_(&ledger) {
-  if (by_agent) {
-    where_ += " AND agent_id = ?2";
-  }
-  low = std::max(low, kFirstInstant);
-  high = std::min(high, kPastLastInstant);
-  forms_.push_back(" AND created_at >= '" + date_bound(low, -1, "9999-13") +
-                   "' AND created_at < '" + date_bound(high, 2, "9999-13") + "'");
-  // A column of text affinity holds no numbers, and would compare these bounds as text.
-  if (ledger.created_at != Affinity::text) {
-    constexpr std::int64_t first_millisecond_value = 100'000'000'000;
-    const std::int64_t seconds_low = floor_divide(low, kMicrosPerSecond);
-    const std::int64_t seconds_high = floor_divide(high - 1, kMicrosPerSecond) + 1;
-    forms_.push_back(" AND created_at >= " + std::to_string(seconds_low) + " AND created_at < " +
-                     std::to_string(seconds_high));
-    // REALs of 10^11 and more are seconds too, but those years are past 9999 only from about 2.5 *
-    // 10^11 on.
-    const std::int64_t millis_low = std::max(first_millisecond_value, floor_divide(low, 1'000));
-    const std::int64_t millis_high = floor_divide(high - 1, 1'000) + 1;
-    if (millis_low < millis_high) {
-      const std::int64_t from = std::max(millis_low, seconds_high);
-      if (from < millis_high) {
-        forms_.push_back(" AND created_at >= " + std::to_string(from) + " AND created_at < " +
-                         std::to_string(millis_high));
-      }
-    }
-  }
-}
-
-std::vector<std::string> TimeRange::selects(const std::string &columns) const {
-  std::vector<std::string> out;
-  out.reserve(forms_.size());
-  for (const std::string &form : forms_) {
-    out.push_back("SELECT " + columns + where_ + form);
-  }
-  return out;
-}
-
-void TimeRange::bind(Statement &statement, sqlite3_value *user,
-                     const std::optional<std::string> &agent) const {
-  bind_user(statement, *ledger_, user);
-  if (by_agent_) {
-    statement.bind(2, std::string_view(*agent));
-  }
-}
-
 void bind_user(Statement &statement, const Ledger &ledger, sqlite3_value *user) {
   const double real = sqlite3_value_type(user) == SQLITE_FLOAT ? sqlite3_value_double(user) : 0.5;
   if (ledger.user_id == Affinity::text && real >= -0x1p53 && real <= 0x1p53 &&
@@ -117,53 +126,124 @@ void bind_user(Statement &statement, const Ledger &ledger, sqlite3_value *user) 
   }
 }
 
+Measures &SumSet::at(std::size_t stretch, const Keys &keys) {
+  bytes_.assign(reinterpret_cast<const char *>(&stretch), sizeof stretch);
+  for (const std::optional<std::string> &key : keys) {
+    append_key(bytes_, key);
+  }
+  const auto [entry, is_new] = index_.try_emplace(bytes_, sums_.size());
+  if (is_new) {
+    sums_.push_back({stretch, keys, {}});
+  }
+  return sums_[entry->second].measures;
+}
+
+void visit_ledger_rows(const Ledger &ledger, sqlite3_value *user,
+                       const std::optional<std::string> &agent, const std::vector<Piece> &pieces,
+                       Dimension dimension, const LedgerVisitor &visit) {
+  std::string select = "SELECT created_at, ";
+  select += dimension == Dimension::count
+                ? "0, 0, 0, NULL, NULL, NULL"
+                : "prompt_tokens, completion_tokens, total_tokens, cost_usd, cost_rub,"
+                  " execution_time_ms";
+  select += agent || key_count(dimension) > 0 ? ", agent_id" : ", NULL";
+  select += dimension == Dimension::model ? ", ai_provider, ai_model FROM " : " FROM ";
+  select += ledger.table + " WHERE user_id = ?1" + (agent ? " AND agent_id = ?2" : "");
+
+  // The statements stay the same from run to run; only the bounds are bound anew.
+  std::array<std::optional<Statement>, kFormCount> statements;
+  for (std::size_t first = 0; first < pieces.size();) {
+    // Pieces that touch are read in one go.
+    std::size_t past = first + 1;
+    while (past < pieces.size() && pieces[past].low == pieces[past - 1].high) {
+      ++past;
+    }
+    const FormBounds bounds(ledger, pieces[first].low, pieces[past - 1].high);
+    for (std::size_t form = 0; form < kFormCount; ++form) {
+      if (!bounds.has(form)) {
+        continue;
+      }
+      std::optional<Statement> &row = statements[form];
+      if (row) {
+        row->reset();
+      } else {
+        row.emplace(ledger.db, select + FormBounds::condition(form));
+        bind_user(*row, ledger, user);
+        if (agent) {
+          row->bind(2, std::string_view(*agent));
+        }
+      }
+      bounds.bind(form, *row);
+      std::size_t near = first;
+      while (row->step()) {
+        const std::optional<Micros> time = stored_time(*row, 0);
+        if (!time || *time < pieces[first].low || *time >= pieces[past - 1].high) {
+          continue;
+        }
+        // The column's collation may find more than the agent's bytes.
+        if (agent && row->text(kAgentColumn) != *agent) {
+          continue;
+        }
+        // Rows come nearly in the order of time, so the piece is mostly that of the row before.
+        if (*time < pieces[near].low || *time >= pieces[near].high) {
+          const auto above = std::upper_bound(
+              pieces.begin() + static_cast<std::ptrdiff_t>(first),
+              pieces.begin() + static_cast<std::ptrdiff_t>(past), *time,
+              [](Micros value, const Piece &piece) { return value < piece.low; });
+          near = static_cast<std::size_t>(above - pieces.begin()) - 1;
+        }
+        visit(*row, *time, pieces[near]);
+      }
+    }
+    first = past;
+  }
+}
+
+Request ledger_request(const Statement &row) {
+  return read_request([&row](int i) { return ColumnSource(row, i + 1); });
+}
+
+void ledger_keys(const Statement &row, Dimension dimension, Keys &keys) {
+  const int count = key_count(dimension);
+  const int first = dimension == Dimension::agent ? kAgentColumn : kAgentColumn + 1;
+  keys.resize(static_cast<std::size_t>(count));
+  for (int i = 0; i < count; ++i) {
+    std::optional<std::string> &key = keys[static_cast<std::size_t>(i)];
+    if (row.is_null(first + i)) {
+      key.reset();
+    } else {
+      key = row.text(first + i);
+    }
+  }
+}
+
+void add_ledger_rows(SumSet &sums, const Ledger &ledger, sqlite3_value *user,
+                     const std::optional<std::string> &agent, const std::vector<Piece> &pieces,
+                     Dimension dimension) {
+  Keys keys;
+  visit_ledger_rows(ledger, user, agent, pieces, dimension,
+                    [&](const Statement &row, Micros, const Piece &piece) {
+                      ledger_keys(row, dimension, keys);
+                      sums.at(piece.stretch, keys).add(ledger_request(row));
+                    });
+}
+
 std::vector<Sum> collect_sums(const Ledger &ledger, sqlite3_value *user,
                               const std::optional<std::string> &agent,
                               const std::vector<Micros> &bounds, Dimension dimension) {
-  const TimeRange range(ledger, bounds.front(), bounds.back(), agent.has_value());
-  std::string columns =
-      "created_at, prompt_tokens, completion_tokens, total_tokens, cost_usd, cost_rub,"
-      " execution_time_ms, agent_id";
-  if (dimension == Dimension::model) {
-    columns += ", ai_provider, ai_model";
-  }
-  const int first_key = dimension == Dimension::agent ? 7 : 8;
-  const int key_count = dimension == Dimension::none ? 0 : (dimension == Dimension::agent ? 1 : 2);
-
-  std::vector<Sum> sums;
-  std::unordered_map<std::string, std::size_t> index;
-  std::string bytes;
-  for (const std::string &select : range.selects(columns)) {
-    Statement row(ledger.db, select);
-    range.bind(row, user, agent);
-    while (row.step()) {
-      const std::optional<Micros> time = stored_time(row, 0);
-      if (!time || *time < bounds.front() || *time >= bounds.back()) {
-        continue;
-      }
-      // The column's collation may find more than the agent's bytes.
-      if (agent && row.text(7) != *agent) {
-        continue;
-      }
-      const auto above = std::upper_bound(bounds.begin(), bounds.end(), *time);
-      const auto stretch = static_cast<std::size_t>(above - bounds.begin()) - 1;
-      bytes.assign(reinterpret_cast<const char *>(&stretch), sizeof stretch);
-      for (int i = 0; i < key_count; ++i) {
-        append_key(bytes, row, first_key + i);
-      }
-      const auto [entry, is_new] = index.try_emplace(bytes, sums.size());
-      if (is_new) {
-        Sum sum{stretch, {}, {}};
-        for (int i = 0; i < key_count; ++i) {
-          sum.keys.push_back(key_at(row, first_key + i));
-        }
-        sums.push_back(std::move(sum));
-      }
-      sums[entry->second].measures.add(
-          read_request([&row](int i) { return ColumnSource(row, i + 1); }));
+  std::vector<Piece> pieces;
+  pieces.reserve(bounds.size() - 1);
+  for (std::size_t i = 0; i + 1 < bounds.size(); ++i) {
+    const Micros low = std::max(bounds[i], kFirstInstant);
+    const Micros high = std::min(bounds[i + 1], kPastLastInstant);
+    if (low < high) {
+      pieces.push_back({low, high, i});
     }
   }
-  return sums;
+  SumSet sums;
+  take_rolled_buckets(sums, ledger, user, agent, dimension, pieces);
+  add_ledger_rows(sums, ledger, user, agent, pieces, dimension);
+  return sums.take();
 }
 
 }  // namespace token_usage

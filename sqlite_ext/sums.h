@@ -8,6 +8,7 @@
 #include <map>
 #include <optional>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 #include "../core/measures.h"
@@ -16,7 +17,13 @@
 
 namespace token_usage {
 
-enum class Dimension { none, agent, model };
+// `count` is `none` where only requests_count is wanted: then an index tells all.
+enum class Dimension { none, agent, model, count };
+
+// How many keys a group has.
+constexpr int key_count(Dimension dimension) {
+  return dimension == Dimension::agent ? 1 : (dimension == Dimension::model ? 2 : 0);
+}
 
 // Key of a group: agent_id, or ai_provider and ai_model; nothing stands for NULL.
 using Keys = std::vector<std::optional<std::string>>;
@@ -30,37 +37,51 @@ struct Sum {
 // From the beginning of time, as a lower bound.
 inline constexpr Micros kSinceEver = std::numeric_limits<Micros>::min();
 
+// Part of a stretch, in time: [low, high).
+struct Piece {
+  Micros low;
+  Micros high;
+  std::size_t stretch;
+};
+
+// Sums as they gather, by stretch and keys.
+class SumSet {
+ public:
+  // The measures of a group, new or known.
+  Measures &at(std::size_t stretch, const Keys &keys);
+  std::vector<Sum> take() { return std::move(sums_); }
+
+ private:
+  std::vector<Sum> sums_;
+  std::unordered_map<std::string, std::size_t> index_;
+  std::string bytes_;
+};
+
 // The sums of the rows of `user` (and of `agent`, where one is given) with a readable created_at,
-// one for each stretch and group that has rows. `bounds` ascend; there are at least two.
+// one for each stretch and group that has rows. `bounds` ascend; there are at least two. Whole
+// buckets come from the rollups where those can be used (rollup.h), the rest from the ledger.
 std::vector<Sum> collect_sums(const Ledger &ledger, sqlite3_value *user,
                               const std::optional<std::string> &agent,
                               const std::vector<Micros> &bounds, Dimension dimension);
+
+// Calls `visit` for each row of the user with a readable created_at in one of the pieces, which
+// ascend. The row is read by ledger_request and ledger_keys, if it is for more than a count.
+using LedgerVisitor = std::function<void(const Statement &row, Micros time, const Piece &piece)>;
+void visit_ledger_rows(const Ledger &ledger, sqlite3_value *user,
+                       const std::optional<std::string> &agent, const std::vector<Piece> &pieces,
+                       Dimension dimension, const LedgerVisitor &visit);
+Request ledger_request(const Statement &row);
+void ledger_keys(const Statement &row, Dimension dimension, Keys &keys);
+
+// The same from the ledger alone, for ascending pieces of stretches.
+void add_ledger_rows(SumSet &sums, const Ledger &ledger, sqlite3_value *user,
+                     const std::optional<std::string> &agent, const std::vector<Piece> &pieces,
+                     Dimension dimension);
 
 // What a ledger row holds for created_at, whatever its stored form; nothing where it is unreadable.
 std::optional<Micros> stored_time(const Statement &row, int column);
 
 // Binds a user, as parameter 1, for a comparison with the ledger's column.
 void bind_user(Statement &statement, const Ledger &ledger, sqlite3_value *user);
-
-// SELECTs over the rows of one user whose created_at may lie in [low, high), one for each way in
-// which it can be stored. A range over text is wider than asked for, by the offsets that text may
-// carry, so each row's time must still be compared. Every SELECT of a plan takes the same
-// parameters.
-class TimeRange {
- public:
-  TimeRange(const Ledger &ledger, Micros low, Micros high, bool by_agent);
-
-  // One SELECT per storage form: `SELECT <columns> FROM <ledger> WHERE ...`.
-  [[nodiscard]] std::vector<std::string> selects(const std::string &columns) const;
-
-  void bind(Statement &statement, sqlite3_value *user,
-            const std::optional<std::string> &agent) const;
-
- private:
-  std::string where_;
-  bool by_agent_;
-  const Ledger *ledger_;
-  std::vector<std::string> forms_;
-};
 
 }  // namespace token_usage
