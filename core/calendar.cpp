@@ -97,10 +97,6 @@ Micros to_micros(Seconds time) {
   return time.time_since_epoch().count() * kMicrosPerSecond;
 }
 
-cctz::civil_day civil(Day day) {
-  return cctz::civil_day(1970, 1, 1) + day;
-}
-
 Day floor_day(Micros time) {
   const Day day = time / kMicrosPerDay;
   return time % kMicrosPerDay < 0 ? day - 1 : day;
@@ -137,13 +133,19 @@ TimeZone TimeZone::load(std::string_view name, std::string_view argument) {
 }
 
 Micros TimeZone::start_of_day(Day day) const {
+  return instant_of(day * kMicrosPerDay);
+}
+
+Micros TimeZone::instant_of(Micros local) const {
   if (rules_->utc) {
-    return day * kMicrosPerDay;
+    return local;
   }
-  const auto midnight = rules_->zone.lookup(cctz::civil_second(civil(day)));
-  // `pre` reads the time by the offset before a transition: of two midnights that is the first.
-  return to_micros(midnight.kind == cctz::time_zone::civil_lookup::SKIPPED ? midnight.trans
-                                                                           : midnight.pre);
+  const Micros seconds = to_seconds(local).time_since_epoch().count();
+  const auto found = rules_->zone.lookup(cctz::civil_second(1970, 1, 1) + seconds);
+  // `pre` reads the time by the offset before a transition: of two instants that is the first.
+  return found.kind == cctz::time_zone::civil_lookup::SKIPPED
+             ? to_micros(found.trans)
+             : to_micros(found.pre) + (local - seconds * kMicrosPerSecond);
 }
 
 Day TimeZone::day_of(Micros time) const {

@@ -30,6 +30,10 @@ class TimeZone {
   // is skipped, the first midnight where there are two.
   [[nodiscard]] Micros start_of_day(Day day) const;
 
+  // The instant at which clocks show `local` (Unix microseconds as if of UTC): the first of two
+  // where clocks were turned back, the transition where they never showed it.
+  [[nodiscard]] Micros instant_of(Micros local) const;
+
   // The day whose [start, next start) holds `time`.
   [[nodiscard]] Day day_of(Micros time) const;
 
