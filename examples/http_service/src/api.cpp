@@ -157,19 +157,22 @@ Values read_query(const Report &report, const std::string &user, const Query &qu
 [[noreturn]] void throw_http(const DatabaseError &error, std::string_view statement) {
   switch (error.failure()) {
     case Failure::argument:
-      throw HttpError(400, error.what());
+      // The user is the token's: nothing that the caller may give would mend it.
+      throw HttpError(
+          std::string_view(error.what()).starts_with("token_usage: user_id ") ? 403 : 400,
+          error.what());
     case Failure::refused:
-      log_line("refused " + std::string(statement) + ": " + log_word(error.detail()));
+      log_line("refused " + std::string(statement) + ": " + log_text(error.detail()));
       throw HttpError(400, error.what());
     case Failure::conflict:
       throw HttpError(409, error.what());
     case Failure::away:
-      log_line("database away, " + std::string(statement) + ": " + log_word(error.detail()));
+      log_line("database away, " + std::string(statement) + ": " + log_text(error.detail()));
       throw HttpError(503, error.what(), "Retry-After", "1");
     case Failure::broken:
       break;
   }
-  log_line("database error, " + std::string(statement) + ": " + log_word(error.detail()));
+  log_line("database error, " + std::string(statement) + ": " + log_text(error.detail()));
   throw HttpError(500, error.what());
 }
 

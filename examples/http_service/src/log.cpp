@@ -9,18 +9,30 @@
 
 namespace usage_http {
 
-std::string log_word(std::string_view text) {
+namespace {
+
+std::string escaped(std::string_view text, unsigned char first) {
   constexpr char hex[] = "0123456789abcdef";
   std::string out;
   for (const char c : text) {
     const auto byte = static_cast<unsigned char>(c);
-    if (byte <= ' ' || byte >= 0x7F || c == '"' || c == '\\') {
+    if (byte < first || byte >= 0x7F || c == '"' || c == '\\') {
       out += {'\\', 'x', hex[byte >> 4], hex[byte & 15]};
     } else {
       out += c;
     }
   }
   return out;
+}
+
+}  // namespace
+
+std::string log_word(std::string_view text) {
+  return escaped(text, '!');
+}
+
+std::string log_text(std::string_view text) {
+  return escaped(text, ' ');
 }
 
 void log_line(std::string_view line) {

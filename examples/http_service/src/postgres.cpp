@@ -187,7 +187,7 @@ class Postgres : public Database {
         if (!again) {
           throw DatabaseError(Failure::away, message_away, lost.detail);
         }
-        log_line("database connection lost, asking again: " + log_word(lost.detail));
+        log_line("database connection lost, asking again: " + log_text(lost.detail));
       }
     }
   }

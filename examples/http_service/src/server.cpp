@@ -174,7 +174,7 @@ struct Callbacks {
     } catch (HttpError &error) {
       answer = std::move(error.answer);
     } catch (const std::exception &error) {
-      log_line(std::string("internal error: ") + log_word(error.what()));
+      log_line(std::string("internal error: ") + log_text(error.what()));
       answer = error_answer(500, "internal error");
     }
     server.send(connection, request, std::move(answer));
