@@ -191,7 +191,12 @@ DECLARE
   l record := @extschema@._token_usage_layout(ledger);
   query text;
   rows bigint;
+  bounds timestamptz[] := ARRAY[coalesce(start_date, '-infinity'), coalesce(end_date + interval '1 microsecond', 'infinity')];
 BEGIN
+  IF bounds[1] < bounds[2] AND @extschema@._token_usage_rollup_readable(ledger) THEN
+    RETURN (SELECT coalesce(sum(s.requests_count), 0)
+              FROM @extschema@._token_usage_sums(ledger, user_id, agent, bounds, 'none'::text) AS s);
+  END IF;
   query := format('SELECT pg_catalog.count(*) FROM %s AS t WHERE %s',
     @extschema@._token_usage_table(ledger, 'token_usage'::text),
     @extschema@._token_usage_list_condition(l.of_user, l.of_agent, l.bound, agent, start_date, end_date));

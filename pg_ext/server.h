@@ -21,6 +21,7 @@ extern "C" {
 #include <funcapi.h>
 #include <miscadmin.h>
 #include <pgtime.h>
+#include <utils/acl.h>
 #include <utils/builtins.h>
 #include <utils/fmgrprotos.h>
 #include <utils/hsearch.h>
@@ -28,6 +29,7 @@ extern "C" {
 #include <utils/lsyscache.h>
 #include <utils/memutils.h>
 #include <utils/numeric.h>
+#include <utils/rls.h>
 #include <utils/syscache.h>
 #include <utils/tuplestore.h>
 }

@@ -23,6 +23,7 @@ struct Key {
   Oid ledger;
   Oid role;  // the text may depend on what the caller is allowed to read
   bool has_agent;
+  bool rollups;  // whether the caller may read the ledger through its rollups, at this moment
   char dimension[11];
 };
 
@@ -182,6 +183,26 @@ void store_rows(ReturnSetInfo *result, Tuplestorestate *store, TupleDesc want) {
   result->setDesc = want;
 }
 
+// Whether the caller may read the derived tables beside the ledger, and row security is not active
+// for them: the same question that _token_usage_rollup_readable() answers when the text is made.
+// Asked at every call, since a grant or a setting may have changed without a word to the ledger.
+bool rollups_readable(Oid ledger) {
+  if (check_enable_rls(ledger, InvalidOid, true) == RLS_ENABLED ||
+      pg_class_aclcheck(ledger, GetUserId(), ACL_SELECT) != ACLCHECK_OK) {
+    return false;
+  }
+  Oid const schema = get_rel_namespace(ledger);
+  for (const char *const name :
+       {"token_usage_rollup", "token_usage_rollup_month", "token_usage_rollup_user",
+        "token_usage_rollup_epoch", "token_usage_delta"}) {
+    Oid const table = get_relname_relid(name, schema);
+    if (!OidIsValid(table) || pg_class_aclcheck(table, GetUserId(), ACL_SELECT) != ACLCHECK_OK) {
+      return false;
+    }
+  }
+  return true;
+}
+
 }  // namespace
 
 extern "C" {
@@ -205,6 +226,7 @@ PGDLLEXPORT Datum token_usage_sums(PG_FUNCTION_ARGS) {
   key.ledger = PG_GETARG_OID(0);
   key.role = GetUserId();
   key.has_agent = !PG_ARGISNULL(2);
+  key.rollups = rollups_readable(key.ledger);
   text_to_cstring_buffer(PG_GETARG_TEXT_PP(4), key.dimension, sizeof key.dimension);
 
   MemoryContext const outer = MemoryContextSwitchTo(result->econtext->ecxt_per_query_memory);

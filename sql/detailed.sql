@@ -114,7 +114,7 @@ SELECT p ~ 'Index Scan using idx_token_usage_user_date' AS by_index, p ~ 'Sort' 
   FROM plan_of_page(NULL, '2025-02-01Z') AS p;
 SELECT p ~ 'Index Scan using idx_token_usage_detailed' AS by_index, p ~ 'Sort' AS sorted, p ~ 'Rows Removed' AS removed
   FROM plan_of_page('a1', '2025-02-01Z') AS p;
-SELECT p ~ 'idx_token_usage_(user_date|detailed)' AS by_index, p ~ 'Seq Scan' AS scanned
+SELECT p ~ 'idx_token_usage_(user_date|detailed)' AS by_index, p ~ 'Seq Scan on token_usage t' AS scanned
   FROM (SELECT last_plan(replace(replace(replace(_token_usage_sums_sql('detailed_test.token_usage'::regclass::oid, 'none'::text, false), '$1', '''17'''::text),
     '$3[1]', '(''{2025-02-01Z,2025-03-01Z}''::timestamptz[])[1]'), '$3', '(''{2025-02-01Z,2025-03-01Z}''::timestamptz[])')) AS p) AS q;
 DROP SCHEMA detailed_test, detailed_text, detailed_uuid CASCADE;

@@ -30,10 +30,10 @@ SELECT requests_count, cost_usd FROM token_usage_totals(1, 'all');
 DROP INDEX security_test.idx_token_usage_workflow;
 RESET ROLE;
 
--- No function is a security definer, and what users call sets nothing.
+-- No function is a security definer but the ledger's own, which only its owner may call; and what users call sets nothing.
 SELECT count(*) FILTER (WHERE prosecdef) AS definers,
   count(*) FILTER (WHERE proname ~ '^token_usage' AND prokind = 'f' AND proconfig IS NOT NULL) AS settings
-  FROM pg_proc WHERE proname ~ '^_?token_usage' AND pronamespace = 'public'::regnamespace;
+  FROM pg_proc WHERE proname ~ '^_?token_usage' AND proname !~ '^token_usage_rollup_' AND pronamespace = 'public'::regnamespace;
 
 -- Row-level security holds, also where the policy calls a function that looks up its tables on the path.
 CREATE TABLE members (role_name name, user_id bigint);

@@ -43,7 +43,10 @@ SELECT * FROM report('1');
 ROLLBACK;
 SELECT * FROM report('1');
 
--- Another type of column: the query is made anew.
+-- Another type of column: the query is made anew. The triggers that keep the rollups name created_at.
+DROP TRIGGER token_usage_rollup_insert ON token_usage;
+DROP TRIGGER token_usage_rollup_update ON token_usage;
+DROP TRIGGER token_usage_rollup_delete ON token_usage;
 ALTER TABLE token_usage ALTER created_at TYPE timestamp USING created_at AT TIME ZONE 'UTC';
 ALTER TABLE token_usage ALTER cost_usd TYPE double precision;
 SET TimeZone = 'Asia/Tokyo';

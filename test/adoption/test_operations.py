@@ -53,7 +53,9 @@ def test_extension_owns_functions_only_and_leaves_the_tables(native):
         assert "pg_class" not in kinds
         database.query("DROP EXTENSION token_usage")
         assert database.query("SELECT count(*) FROM token_usage").rows == [(3,)]
+        # What keeps the rollups exact belongs to the ledger, not to the extension.
         assert database.query("SELECT count(*) FROM pg_proc WHERE proname LIKE '%token\\_usage%' AND "
+                              "proname NOT LIKE 'token\\_usage\\_rollup\\_%' AND "
                               "pronamespace = 'public'::regnamespace").rows == [(0,)]
         database.query("INSERT INTO token_usage (id, user_id, agent_id, ai_provider, ai_model) VALUES "
                        "(100, 42, 'a', 'p', 'm')")
@@ -145,17 +147,17 @@ def test_create_extension_does_not_replace_the_functions_of_another_role(portabl
         portable.superuser(f"DROP DATABASE {database.name} WITH (FORCE)", "DROP ROLE intruder")
 
 
-def dump_and_restore(edition, database, target, *options):
+def run(edition, *argv):
     env = dict(edition.server.environment(), PGUSER=edition.OWNER)
-    folder = editions.scratch_folder()
-    dump = os.path.join(folder, "dump.sql")
-    binary = edition.server.bin
-    done = subprocess.run([str(binary / "pg_dump"), "-X" if False else "--no-password", *options, "-f", dump,
-                           database.name], env=env, capture_output=True, text=True)
+    done = subprocess.run([str(a) for a in argv], env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    done = subprocess.run(["psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", target.name, "-f", dump],
-                          env=env, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def dump_and_restore(edition, database, target, *options):
+    dump = os.path.join(editions.scratch_folder(), "dump.sql")
+    run(edition, edition.server.bin / "pg_dump", "--no-password", *options, "-f", dump, database.name)
+    run(edition, "psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", target.name, "-f", dump)
 
 
 def test_dump_and_restore(pg):
@@ -177,16 +179,33 @@ def test_dump_and_restore(pg):
         database.close()
 
 
-def test_restore_of_the_tables_into_the_other_edition(pg, native, portable):
+@pytest.mark.parametrize("way", ["into a migrated database", "with the tables, without the triggers"])
+def test_restore_of_the_tables_into_the_other_edition(pg, native, portable, way):
+    """The two ways in docs/operations.md: a dump of single tables holds no functions, so no triggers that call them."""
     other = portable if pg.name == "pg-native" else native
     database = pg.database()
-    target = other.database(install=False)
+    target = other.database(install=way == "into a migrated database")
+    tables = ("-t", "token_usage", "-t", "token_usage_settings")
     try:
         rows = example_rows()
         load(database, rows)
-        dump_and_restore(pg, database, target, "-t", "token_usage", "-t", "token_usage_settings")
-        other.install(target.name)
+        if way == "into a migrated database":
+            dump_and_restore(pg, database, target, "--data-only", *tables)
+        else:
+            folder = editions.scratch_folder()
+            dump, parts = os.path.join(folder, "tables.dump"), os.path.join(folder, "parts")
+            run(pg, pg.server.bin / "pg_dump", "-Fc", *tables, "-f", dump, database.name)
+            listed = run(pg, pg.server.bin / "pg_restore", "-l", dump)
+            with open(parts, "w") as file:
+                file.writelines(line + "\n" for line in listed.splitlines() if " TRIGGER " not in line)
+            run(other, other.server.bin / "pg_restore", "--exit-on-error", "-L", parts, "-d", target.name, dump)
+            other.install(target.name)
         Case(target, rows).every_report(42, "UTC", AS_OF, days=2)
+        target.query("UPDATE token_usage SET prompt_tokens = 5, total_tokens = completion_tokens + 5")
+        assert target.query("SELECT count(*) FROM pg_trigger WHERE tgname LIKE 'token\\_usage\\_rollup%' "
+                            "AND tgrelid = 'token_usage'::regclass").rows == [(4,)]
+        assert target.query("SELECT token_usage_rebuild()").rows == [(0,)]
+        assert target.query("SELECT * FROM token_usage_verify()").rows == []
     finally:
         target.close()
         database.close()
@@ -389,11 +408,13 @@ SET search_path = pg_temp, evil, pg_catalog, public;
 
 
 def test_functions_run_with_the_callers_rights(pg):
-    """None is SECURITY DEFINER; each internal one locks its search_path or is inlined SQL."""
+    """None is SECURITY DEFINER but the ledger's own, which keep its rollups and which nobody but its owner may call."""
     database = pg.database()
     try:
         assert database.query("SELECT proname::text FROM pg_proc WHERE pronamespace = 'public'::regnamespace "
-                              "AND prosecdef").rows == []
+                              "AND prosecdef AND NOT (proname LIKE 'token\\_usage\\_rollup\\_%' "
+                              "AND NOT has_function_privilege('public', oid, 'EXECUTE') "
+                              "AND proconfig[1] = 'search_path=pg_catalog, pg_temp')").rows == []
     finally:
         database.close()
 
@@ -408,9 +429,9 @@ PUBLIC = {
     "token_usage_by_model_json", "token_usage_detailed_json", "token_usage_totals_json",
     "token_usage_stats", "token_usage_decimal_sum",
     "token_usage_from_response", "token_usage_record", "token_usage_record_batch", "token_usage_cost",
-    "token_usage_import_prices", "token_usage_set_rate", "token_usage_reprice", "token_usage_reprice_preview"}
+    "token_usage_import_prices", "token_usage_set_rate", "token_usage_reprice", "token_usage_reprice_preview",
+    "token_usage_verify", "token_usage_rebuild", "token_usage_compact"}
 POSTGRES_ONLY = {"token_usage_detailed_text", "token_usage_reprice_preview_text"}
-SQLITE_ONLY = {"token_usage_verify", "token_usage_rebuild", "token_usage_compact"}
 TABLE_VALUED = {"token_usage_summary", "token_usage_history", "token_usage_by_agent", "token_usage_by_model",
                 "token_usage_by_provider", "token_usage_detailed", "token_usage_totals",
                 "token_usage_reprice_preview", "token_usage_verify"}
@@ -425,7 +446,7 @@ def test_public_functions_of_sqlite(sqlite):
         modules = {r[0] for r in database.query(
             "SELECT name FROM pragma_module_list WHERE name LIKE '%token%usage%'").rows}
         assert modules == TABLE_VALUED
-        assert functions == (PUBLIC | SQLITE_ONLY) - TABLE_VALUED
+        assert functions == PUBLIC - TABLE_VALUED
     finally:
         database.close()
 
@@ -435,7 +456,7 @@ def test_public_functions_of_postgres(pg):
     try:
         names = {r[0] for r in database.query(
             "SELECT DISTINCT proname::text FROM pg_proc WHERE pronamespace = 'public'::regnamespace").rows}
-        assert {n for n in names if not n.startswith("_token_usage_")} == PUBLIC | POSTGRES_ONLY
+        assert {n for n in names if not n.startswith(("_token_usage_", "token_usage_rollup_"))} == PUBLIC | POSTGRES_ONLY
     finally:
         database.close()
 

@@ -288,8 +288,7 @@ class PostgresEdition:
                 # database that is to stay unmigrated loses the tables that the file made.
                 database.query(paths.PORTABLE_SQL.read_text())
                 if user_id_type not in (None, "bigint") or not migrate:
-                    database.query("DROP TABLE token_usage, token_usage_settings, token_usage_price, token_usage_price_provider,"
-                           " token_usage_price_model, token_usage_exchange_rate, token_usage_reprice_log")
+                    database.query(postgres.UNMIGRATE)
                 if user_id_type not in (None, "bigint") and migrate:
                     database.query(f"SELECT token_usage_migrate('{user_id_type}')")
         finally:

@@ -38,6 +38,18 @@ log_min_messages = warning
 autovacuum_naptime = 10s
 """
 
+# Takes back what token_usage_migrate() made in the schema public; the portable file migrates by itself.
+UNMIGRATE = """
+DROP TABLE token_usage, token_usage_settings, token_usage_price, token_usage_price_provider, token_usage_price_model,
+  token_usage_exchange_rate, token_usage_reprice_log, token_usage_rollup, token_usage_rollup_month, token_usage_rollup_user,
+  token_usage_rollup_epoch, token_usage_rollup_state, token_usage_delta;
+DROP SEQUENCE token_usage_rollup_guard, token_usage_rollup_turn;
+DO $$ DECLARE f regprocedure; BEGIN
+  FOR f IN SELECT oid FROM pg_proc WHERE proname LIKE 'token\\_usage\\_rollup\\_%' LOOP
+    EXECUTE 'DROP FUNCTION ' || f;
+  END LOOP;
+END $$"""
+
 _running = []
 
 

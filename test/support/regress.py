@@ -67,8 +67,7 @@ def main():
             connection = server.connect("regression_portable")
             connection.autocommit = True
             connection.cursor().execute(paths.PORTABLE_SQL.read_text())
-            connection.cursor().execute("DROP TABLE token_usage, token_usage_settings, token_usage_price, token_usage_price_provider,"
-                           " token_usage_price_model, token_usage_exchange_rate, token_usage_reprice_log")
+            connection.cursor().execute(postgres.UNMIGRATE)
             connection.close()
             portable = folder / "portable"
             portable.mkdir()

@@ -1,0 +1,374 @@
+-- Rollups: the derived tables beside a ledger, the triggers that keep them exact, and how reports read them.
+-- Rules 4, 7 and 10 and section 4 of the contract; docs/rollups.md tells a DBA how it works.
+--
+-- The one invariant, true in every snapshot: for each user and each month that is rolled,
+--   rollup rows + visible deltas before sealed_until = ledger rows before sealed_until.
+-- From sealed_until on, and in months that are not rolled, the ledger's own rows are the truth.
+--
+-- A row older than the guard leaves a signed delta in the writer's transaction. The guard is a sequence, read
+-- without a snapshot, so that every isolation level sees its newest value. A newer row leaves nothing: the
+-- trigger's WHEN clause says so before any function is called. Sealing goes no further than a guard that every
+-- open transaction has seen; a transaction id taken after the guard was raised tells when that is so.
+
+-- How a ledger's column is read, as an expression over row `alias` in the types of the derived tables. It names
+-- nothing but pg_catalog, so that it may stand in functions that outlive the extension. NULL: not to be rolled.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_rollup_expression(ledger oid, column_name text, alias text)
+RETURNS text LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $rollup$
+DECLARE
+  kind oid;
+  digits integer;
+  here text := alias || '.' || quote_ident(column_name);
+BEGIN
+  SELECT CASE WHEN y.typtype = 'd' THEN y.typbasetype ELSE y.oid END,
+         CASE WHEN y.oid = 'numeric'::regtype AND a.atttypmod >= 0 THEN (a.atttypmod - 4) & 2047 END
+    INTO kind, digits
+    FROM pg_attribute a JOIN pg_type y ON y.oid = a.atttypid
+   WHERE a.attrelid = ledger AND a.attname = column_name AND NOT a.attisdropped;
+  IF NOT FOUND THEN
+    RETURN NULL;
+  END IF;
+  IF column_name = 'created_at' THEN
+    RETURN CASE kind WHEN 'timestamp'::regtype THEN 'timezone(''UTC'', ' || here || ')'
+                     WHEN 'timestamptz'::regtype THEN here END;
+  ELSIF column_name IN ('agent_id', 'ai_provider', 'ai_model') THEN
+    RETURN '(' || here || '::text COLLATE "C")';
+  ELSIF kind IN ('int2'::regtype, 'int4'::regtype, 'int8'::regtype) THEN
+    RETURN here || CASE WHEN column_name LIKE 'cost%' THEN '::numeric' ELSE '::int8' END;
+  ELSIF column_name LIKE 'cost%' AND kind IN ('numeric'::regtype, 'float8'::regtype) THEN
+    -- The casts also keep the triggers going where a column's type is changed under them. Infinity has no numeric before 14.
+    here := CASE kind WHEN 'float8'::regtype
+                      THEN format('(CASE WHEN %1$s > ''-Infinity'' AND %1$s < ''Infinity'' THEN %1$s::numeric END)', here)
+                      ELSE here || '::numeric' END;
+    -- scale() is NULL for NaN and the infinities: unpriced. round() is half away from zero; rule 4 is half-even.
+    RETURN replace('(CASE WHEN scale({x}) <= 12 THEN {x} WHEN scale({x}) > 12 THEN round({x}, 12) - CASE WHEN'
+                   ' abs({x} - trunc({x}, 12)) = 0.0000000000005 AND mod(trunc({x}, 12), 0.000000000002) = 0'
+                   ' THEN sign({x}) * 0.000000000001 ELSE 0 END END)', '{x}', here);
+  END IF;
+  RETURN NULL;
+END
+$rollup$;
+
+-- The signed measures of a row, for sums: one list for ledger rows, deltas and rollup rows alike.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_rollup_row(ledger oid, alias text)
+RETURNS text LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $rollup$
+  SELECT CASE WHEN e IS NOT NULL THEN format('%s AS created_at, %s AS agent, %s AS provider, %s AS model, coalesce(%s, 0) AS prompt, coalesce(%s, 0) AS completion, '
+                'coalesce(%s, %s + %s, 0) AS total, %s AS usd, %s AS rub, %s AS ms',
+                e.created_at, e.agent, e.provider, e.model, e.prompt, e.completion, e.total,
+                'coalesce(' || e.prompt || ', 0)', 'coalesce(' || e.completion || ', 0)', e.usd, e.rub, e.ms) END
+    FROM (SELECT @extschema@._token_usage_rollup_expression(ledger, 'created_at', alias) AS created_at,
+                 @extschema@._token_usage_rollup_expression(ledger, 'agent_id', alias) AS agent,
+                 @extschema@._token_usage_rollup_expression(ledger, 'ai_provider', alias) AS provider,
+                 @extschema@._token_usage_rollup_expression(ledger, 'ai_model', alias) AS model,
+                 @extschema@._token_usage_rollup_expression(ledger, 'prompt_tokens', alias) AS prompt,
+                 @extschema@._token_usage_rollup_expression(ledger, 'completion_tokens', alias) AS completion,
+                 @extschema@._token_usage_rollup_expression(ledger, 'total_tokens', alias) AS total,
+                 @extschema@._token_usage_rollup_expression(ledger, 'cost_usd', alias) AS usd,
+                 @extschema@._token_usage_rollup_expression(ledger, 'cost_rub', alias) AS rub,
+                 @extschema@._token_usage_rollup_expression(ledger, 'execution_time_ms', alias) AS ms) e
+$rollup$;
+
+-- A range of a report's bounds, cut into pieces: tier 3 whole months, 2 whole days, 1 whole hours (half-hours
+-- where the report has no groups, for zones of :30) from the rollup, 0 from the ledger. Bounds and results are instants; buckets are UTC. A rolled bucket that sealed_until
+-- cuts holds what lies before it, so it may serve a piece that reaches sealed_until.
+-- months: the rolled months in order; flags: what is rolled of each (see _token_usage_rollup_flags).
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_rollup_pieces(
+  bounds timestamptz[], sealed_until timestamptz, months timestamptz[], flags smallint[], groups boolean,
+  OUT tier integer, OUT lo timestamptz, OUT hi timestamptz)
+RETURNS SETOF record LANGUAGE plpgsql IMMUTABLE ROWS 4 SET search_path = pg_catalog, pg_temp AS $rollup$
+DECLARE
+  month_bit integer := CASE WHEN groups THEN 2 ELSE 1 END;
+  day_bit integer := CASE WHEN groups THEN 8 ELSE 4 END;
+  hour_bit integer := CASE WHEN groups THEN 32 ELSE 16 END;
+  n integer := cardinality(bounds);
+  last timestamp;
+  sealed timestamp;
+  pos timestamp;
+  stop timestamp;
+  bound timestamp;
+  month timestamp;
+  month_end timestamp;
+  piece integer;
+  have integer;
+  have_lo timestamp;
+  unit_start timestamp;
+  unit_end timestamp;
+  half_hour constant interval := '30 minutes';
+  f integer;
+  i integer := 2;
+  m integer := 1;
+BEGIN
+  IF sealed_until IS NULL OR months IS NULL OR bounds[1] >= sealed_until OR bounds[n] <= months[1] THEN
+    tier := 0;
+    lo := bounds[1];
+    hi := bounds[n];
+    RETURN NEXT;
+    RETURN;
+  END IF;
+  last := timezone('UTC', bounds[n]);
+  sealed := timezone('UTC', sealed_until);
+  pos := timezone('UTC', bounds[1]);
+  have_lo := pos;
+  bound := timezone('UTC', bounds[2]);
+  month := timezone('UTC', months[1]);
+  month_end := month + interval '1 month';
+  f := flags[1];
+  WHILE pos < last LOOP
+    WHILE bound <= pos LOOP
+      i := i + 1;
+      bound := timezone('UTC', bounds[i]);
+    END LOOP;
+    WHILE month IS NOT NULL AND month_end <= pos LOOP
+      m := m + 1;
+      month := timezone('UTC', months[m]);
+      month_end := month + interval '1 month';
+      f := flags[m];
+    END LOOP;
+    piece := 0;
+    IF month IS NULL OR pos >= sealed THEN
+      stop := last;
+    ELSIF pos < month THEN
+      stop := least(month, last);
+    ELSE
+      -- What lies before sealed_until is the whole of its bucket.
+      stop := CASE WHEN bound >= sealed THEN sealed ELSE bound END;
+      IF f & month_bit <> 0 AND pos = month AND (stop >= month_end OR stop = sealed) THEN
+        piece := 3;
+        stop := least(month_end, stop);
+      ELSE
+        stop := least(month_end, stop);
+        IF f & day_bit <> 0 AND pos = date_trunc('day', pos)
+           AND (stop = sealed OR date_trunc('day', stop) > pos) THEN
+          piece := 2;
+          IF stop <> sealed THEN
+            stop := date_trunc('day', stop);
+          END IF;
+        ELSE
+          IF f & day_bit <> 0 THEN
+            stop := least(stop, date_trunc('day', pos) + interval '1 day');
+          END IF;
+          IF f & hour_bit <> 0 THEN
+            unit_start := date_trunc('hour', pos);
+            IF NOT groups AND pos >= unit_start + half_hour THEN
+              unit_start := unit_start + half_hour;
+            END IF;
+            unit_end := date_trunc('hour', stop);
+            IF NOT groups AND stop >= unit_end + half_hour THEN
+              unit_end := unit_end + half_hour;
+            END IF;
+            IF pos = unit_start AND (stop = sealed OR unit_end > pos) THEN
+              piece := 1;
+              IF stop <> sealed THEN
+                stop := unit_end;
+              END IF;
+            ELSE
+              stop := least(stop, unit_start + CASE WHEN groups THEN interval '1 hour' ELSE half_hour END);
+            END IF;
+          END IF;
+        END IF;
+      END IF;
+    END IF;
+    IF piece IS DISTINCT FROM have THEN
+      IF have IS NOT NULL THEN
+        tier := have;
+        lo := timezone('UTC', have_lo);
+        hi := timezone('UTC', pos);
+        RETURN NEXT;
+      END IF;
+      have := piece;
+      have_lo := pos;
+    END IF;
+    pos := stop;
+  END LOOP;
+  tier := have;
+  lo := timezone('UTC', have_lo);
+  hi := bounds[n];
+  RETURN NEXT;
+END
+$rollup$;
+
+-- What of a month is rolled, by its rows and its groups (agents plus models): a sum of 1 month, 2 month by
+-- group, 4 day, 8 day by group, 16 half-hour, 32 hour by group. Chosen so that the rollup stays well under a
+-- fifth of the ledger with its indexes; a month too thin for that is read through idx_token_usage_user_date.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_rollup_flags() RETURNS text LANGUAGE sql IMMUTABLE AS $rollup$
+  SELECT '(CASE WHEN c < 64 THEN 0 ELSE 1 + CASE WHEN c >= 5 * g THEN 2 ELSE 0 END + CASE WHEN c >= 250 THEN 4 ELSE 0 END'
+         ' + CASE WHEN c >= 2000 AND c >= 200 * g THEN 8 ELSE 0 END + CASE WHEN c >= 7000 THEN 16 ELSE 0 END'
+         ' + CASE WHEN c >= 20000 AND c >= 2600 * g THEN 32 ELSE 0 END END)::int2'::text
+$rollup$;
+
+-- The common tail of every statement that writes or checks rollup rows: from CTE src(user_id, created_at, agent,
+-- provider, model, prompt, completion, total, usd, rub, ms, sign, flags) to CTE rolled, one row per
+-- (user_id, kind, bucket, key1, key2, nulls). kind = tier * 10 + dimension (0 all, 1 agent, 2 model).
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_rollup_ctes() RETURNS text LANGUAGE sql IMMUTABLE AS $rollup$
+  SELECT $sql$
+fine AS (
+  SELECT user_id, flags, CASE grouping(nb, agent, model) WHEN 3 THEN 0 WHEN 5 THEN 1 ELSE 2 END AS dim,
+         CASE grouping(nb) WHEN 0 THEN nb ELSE gb END AS bucket,
+         CASE WHEN grouping(agent) = 0 THEN agent WHEN grouping(model) = 0 THEN provider END AS key1,
+         CASE WHEN grouping(model) = 0 THEN model END AS key2,
+         sum(sign) AS requests, sum(sign * prompt) AS prompt, sum(sign * completion) AS completion, sum(sign * total) AS total,
+         coalesce(sum(sign * usd), 0) AS usd, coalesce(sum(sign * rub), 0) AS rub,
+         sum(CASE WHEN usd IS NULL THEN sign ELSE 0 END) AS unpriced,
+         coalesce(sum(sign * ms), 0) AS ms_sum, sum(CASE WHEN ms IS NULL THEN 0 ELSE sign END) AS ms_count
+    FROM (SELECT *, timezone('UTC', CASE WHEN flags & 16 <> 0
+                        THEN date_trunc('hour', at) + CASE WHEN extract(minute FROM at) >= 30 THEN interval '30 minutes' ELSE interval '0' END
+                        ELSE date_trunc(CASE WHEN flags & 4 <> 0 THEN 'day' ELSE 'month' END, at) END) AS nb,
+                 timezone('UTC', date_trunc(CASE WHEN flags & 32 <> 0 THEN 'hour' WHEN flags & 8 <> 0 THEN 'day' ELSE 'month' END, at)) AS gb
+            FROM (SELECT *, timezone('UTC', created_at) AS at FROM src) z) x
+   GROUP BY GROUPING SETS ((user_id, flags, nb), (user_id, flags, gb, agent), (user_id, flags, gb, provider, model))
+), rolled AS (
+  SELECT f.user_id, (t.tier * 10 + f.dim)::int2 AS kind,
+         CASE t.tier WHEN 1 THEN f.bucket ELSE timezone('UTC', date_trunc(t.unit, timezone('UTC', f.bucket))) END AS bucket,
+         coalesce(f.key1, '') AS key1, coalesce(f.key2, '') AS key2,
+         (CASE WHEN f.dim > 0 AND f.key1 IS NULL THEN 1 ELSE 0 END + CASE WHEN f.dim = 2 AND f.key2 IS NULL THEN 2 ELSE 0 END)::int2 AS nulls,
+         sum(f.requests) AS requests, sum(f.prompt) AS prompt, sum(f.completion) AS completion, sum(f.total) AS total,
+         sum(f.usd) AS usd, sum(f.rub) AS rub, sum(f.unpriced) AS unpriced, sum(f.ms_sum) AS ms_sum, sum(f.ms_count) AS ms_count
+    FROM fine f
+    JOIN (VALUES (3, 'month', 1, 2), (2, 'day', 4, 8), (1, 'hour', 16, 32)) t (tier, unit, bit, group_bit)
+      ON f.flags & CASE WHEN f.dim = 0 THEN t.bit ELSE t.group_bit END <> 0
+   GROUP BY 1, 2, 3, 4, 5, 6
+)$sql$::text
+$rollup$;
+
+-- Whether the caller may read a ledger through its rollups: the derived tables are there, no row security is
+-- active for the caller, and the caller may SELECT them all. If not, reports read the ledger itself.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_rollup_readable(ledger oid)
+RETURNS boolean LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $rollup$
+DECLARE
+  space text := quote_ident((SELECT n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = ledger));
+  part text;
+  parts text[] := '{token_usage_rollup,token_usage_rollup_month,token_usage_rollup_user,token_usage_rollup_epoch,token_usage_delta}';
+BEGIN
+  IF row_security_active(ledger) OR NOT has_table_privilege(ledger, 'SELECT') THEN
+    RETURN false;
+  END IF;
+  FOREACH part IN ARRAY parts LOOP
+    IF has_table_privilege(to_regclass(space || '.' || part)::oid, 'SELECT') IS NOT TRUE THEN
+      RETURN false;
+    END IF;
+  END LOOP;
+  RETURN true;
+END
+$rollup$;
+
+-- The statement that reads sums through the rollups. Parameters as those of _token_usage_sums:
+-- $1 user_id text, $2 agent text (by_agent tells whether it is given), $3 bounds timestamptz[].
+-- Result: bucket (from 1), key1, key2, requests_count, prompt_tokens, completion_tokens, total_tokens, cost_usd,
+-- cost_rub, unpriced_count, execution_ms_sum, execution_ms_count.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_rollup_read_sql(ledger oid, dimension text, by_agent boolean)
+RETURNS text LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $rollup$
+DECLARE
+  dim integer := CASE WHEN by_agent OR dimension = 'agent' THEN 1 WHEN dimension = 'none' THEN 0 ELSE 2 END;
+  rollup_keys text;
+  row_keys text;
+  created text;
+BEGIN
+  IF by_agent AND dimension NOT IN ('none', 'agent') OR NOT @extschema@._token_usage_rollup_possible(ledger) THEN
+    RETURN NULL;  -- no rollup holds agent and model together, or one of a type that is not rolled
+  END IF;
+  SELECT CASE dimension WHEN 'none' THEN 'NULL::text AS key1, NULL::text AS key2'
+                        WHEN 'agent' THEN 'CASE WHEN r.nulls & 1 = 0 THEN r.key1 END AS key1, NULL::text AS key2'
+                        WHEN 'provider' THEN 'CASE WHEN r.nulls & 1 = 0 THEN r.key1 END AS key1, NULL::text AS key2'
+                        ELSE 'CASE WHEN r.nulls & 1 = 0 THEN r.key1 END AS key1, CASE WHEN r.nulls & 2 = 0 THEN r.key2 END AS key2' END,
+         CASE dimension WHEN 'none' THEN 'NULL::text AS key1, NULL::text AS key2'
+                        WHEN 'agent' THEN 'x.agent AS key1, NULL::text AS key2'
+                        WHEN 'provider' THEN 'x.provider AS key1, NULL::text AS key2'
+                        ELSE 'x.provider AS key1, x.model AS key2' END
+    INTO rollup_keys, row_keys;
+  created := @extschema@._token_usage_rollup_expression(ledger, 'created_at', 't');
+  RETURN @extschema@._token_usage_rollup_text(ledger, replace(replace(replace(replace(replace(replace($sql$
+WITH state AS MATERIALIZED (
+  SELECT u.sealed_until, m.months, m.flags
+    FROM {s}.token_usage_rollup_user u
+   CROSS JOIN LATERAL (SELECT array_agg(q.month) AS months, array_agg(q.flags) AS flags
+                         FROM (SELECT o.month, o.flags FROM {s}.token_usage_rollup_month o WHERE o.user_id = u.user_id ORDER BY o.month) q) m
+   WHERE u.user_id = $1::{user_type} AND u.epoch = {epoch}
+), piece AS MATERIALIZED (
+  SELECT p.tier, p.lo, p.hi FROM (SELECT 1) one LEFT JOIN state ON true
+   CROSS JOIN LATERAL @extschema@._token_usage_rollup_pieces($3, state.sealed_until, state.months, state.flags, {groups}) p
+)
+SELECT y.bucket, y.key1, y.key2, sum(y.requests)::int8, sum(y.prompt)::numeric, sum(y.completion)::numeric, sum(y.total)::numeric,
+       sum(y.usd), sum(y.rub), sum(y.unpriced)::int8, sum(y.ms_sum)::numeric, sum(y.ms_count)::int8
+  FROM (SELECT width_bucket(r.bucket, $3) AS bucket, {rollup_keys}, r.requests, r.prompt, r.completion, r.total,
+               r.usd, r.rub, r.unpriced, r.ms_sum, r.ms_count
+          FROM piece p JOIN {s}.token_usage_rollup r
+            ON r.user_id = $1::{user_type} AND r.kind = (p.tier * 10 + {dim})::int2 AND r.bucket >= p.lo AND r.bucket < p.hi
+         WHERE p.tier > 0 {rollup_agent}
+        UNION ALL
+        SELECT width_bucket(x.created_at, $3), {row_keys}, x.sign, x.sign * x.prompt, x.sign * x.completion, x.sign * x.total,
+               x.sign * coalesce(x.usd, 0), x.sign * coalesce(x.rub, 0), CASE WHEN x.usd IS NULL THEN x.sign ELSE 0 END,
+               x.sign * coalesce(x.ms, 0), CASE WHEN x.ms IS NULL THEN 0 ELSE x.sign END
+          FROM state s CROSS JOIN piece p JOIN {s}.token_usage_delta x
+            ON x.user_id = $1::{user_type} AND x.created_at >= p.lo AND x.created_at < least(p.hi, s.sealed_until)
+         WHERE p.tier > 0 {row_agent}
+        UNION ALL
+        SELECT width_bucket(x.created_at, $3), {row_keys}, 1, x.prompt, x.completion, x.total,
+               coalesce(x.usd, 0), coalesce(x.rub, 0), CASE WHEN x.usd IS NULL THEN 1 ELSE 0 END,
+               coalesce(x.ms, 0), CASE WHEN x.ms IS NULL THEN 0 ELSE 1 END
+          FROM piece p CROSS JOIN LATERAL (SELECT {row} FROM {ledger} t WHERE t.user_id = $1::{user_type}
+                 AND t.created_at >= {p.lo} AND t.created_at < {p.hi} AND t.created_at > '-infinity') x
+         WHERE p.tier = 0 {row_agent}) y
+ GROUP BY 1, 2, 3 HAVING sum(y.requests) <> 0$sql$,
+    '{rollup_keys}', rollup_keys), '{row_keys}', row_keys), '{dim}', dim::text), '{groups}', (dim > 0)::text),
+    '{rollup_agent}', CASE WHEN by_agent THEN 'AND r.key1 = $2 AND r.nulls = 0' ELSE '' END),
+    '{row_agent}', CASE WHEN by_agent THEN 'AND x.agent = $2' ELSE '' END));
+END
+$rollup$;
+
+-- Fills a template about one ledger in: {s} its schema, {ledger} its name, {l} the name as a literal, {user_type},
+-- {epoch} the epoch in force or NULL, {row} and {new} and {old} the measures of row t, NEW, OLD, {at} and its
+-- like the instants, {x.lo} an instant compared with the ledger's own created_at, {flags}, {ctes}.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_rollup_text(ledger oid, template text)
+RETURNS text LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $rollup$
+DECLARE
+  space text;
+  name text;
+  user_type text;
+  plain boolean;
+  filled text := template;
+  word text;
+BEGIN
+  SELECT quote_ident(n.nspname), quote_ident(n.nspname) || '.' || quote_ident(c.relname)
+    INTO space, name FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = ledger;
+  SELECT format_type(CASE WHEN y.typtype = 'd' THEN y.typbasetype ELSE a.atttypid END, NULL)
+    INTO user_type FROM pg_attribute a JOIN pg_type y ON y.oid = a.atttypid
+   WHERE a.attrelid = ledger AND a.attname = 'user_id' AND NOT a.attisdropped;
+  SELECT a.atttypid = 'timestamp'::regtype INTO plain FROM pg_attribute a
+   WHERE a.attrelid = ledger AND a.attname = 'created_at' AND NOT a.attisdropped;
+  filled := replace(filled, '{ctes}', @extschema@._token_usage_rollup_ctes());
+  -- Where every row counts once: the same without the multiplications.
+  filled := replace(filled, '{unsigned_ctes}', replace(replace(replace(replace(@extschema@._token_usage_rollup_ctes(),
+    'sign * ', ''), 'sum(sign)', 'count(*)'), 'sum(CASE WHEN usd IS NULL THEN sign ELSE 0 END)', 'count(*) - count(usd)'),
+    'sum(CASE WHEN ms IS NULL THEN 0 ELSE sign END)', 'count(ms)'));
+  filled := replace(filled, '{flags}', @extschema@._token_usage_rollup_flags());
+  filled := replace(filled, '{epoch}', '(SELECT e.epoch FROM {s}.token_usage_rollup_epoch e WHERE e.ledger = {l}::regclass'
+    ' AND e.filenode = coalesce(pg_relation_filenode({l}::regclass), 0) AND e.stamp = e.xmin::text'
+    ' AND NOT EXISTS (SELECT FROM {s}.token_usage_rollup_epoch o WHERE o.ctid <> e.ctid))');
+  filled := replace(filled, '{row}', @extschema@._token_usage_rollup_row(ledger, 't'));
+  filled := replace(filled, '{new}', @extschema@._token_usage_rollup_row(ledger, 'NEW'));
+  filled := replace(filled, '{old}', @extschema@._token_usage_rollup_row(ledger, 'OLD'));
+  filled := replace(filled, '{at}', @extschema@._token_usage_rollup_expression(ledger, 'created_at', 't'));
+  filled := replace(filled, '{new_at}', @extschema@._token_usage_rollup_expression(ledger, 'created_at', 'NEW'));
+  filled := replace(filled, '{old_at}', @extschema@._token_usage_rollup_expression(ledger, 'created_at', 'OLD'));
+  FOREACH word IN ARRAY '{p.lo,p.hi,from_at,to_at,month_at,month_end,sealed}'::text[] LOOP
+    filled := replace(filled, '{' || word || '}', CASE WHEN plain THEN 'timezone(''UTC'', ' || word || ')' ELSE word END);
+  END LOOP;
+  filled := replace(filled, '{guard}', 'to_timestamp(pg_sequence_last_value(''{s}.token_usage_rollup_guard''::regclass)::float8)');
+  FOREACH word IN ARRAY '{guard,turn}'::text[] LOOP
+    filled := replace(filled, '''{s}.token_usage_rollup_' || word || '''', quote_literal(space || '.token_usage_rollup_' || word));
+  END LOOP;
+  -- The widest of its family, so that the ledger's own column may be widened under us.
+  user_type := CASE WHEN user_type IN ('smallint', 'integer', 'bigint') THEN 'bigint' WHEN user_type = 'uuid' THEN 'uuid' ELSE 'text' END;
+  filled := replace(filled, '{user_type}', user_type);
+  filled := replace(filled, '{ledger}', name);
+  filled := replace(filled, '{l}', quote_literal(name));
+  RETURN replace(filled, '{s}', space);
+END
+$rollup$;
+
+-- Whether a ledger's columns are of types that rollups can add exactly; if not, reports read the ledger.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_rollup_possible(ledger oid)
+RETURNS boolean LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $rollup$
+  SELECT @extschema@._token_usage_rollup_row(ledger, 't') IS NOT NULL
+     AND (SELECT count(*) = 2 FROM pg_attribute a
+           WHERE a.attrelid = ledger AND a.attname IN ('user_id', 'created_at') AND NOT a.attisdropped)
+$rollup$;

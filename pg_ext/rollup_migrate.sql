@@ -1,0 +1,112 @@
+-- The derived tables, triggers and functions that token_usage_migrate() puts beside a ledger; rollup.sql says what they mean.
+
+-- Makes what is missing of a ledger's derived tables, functions and triggers; part of token_usage_migrate().
+-- All of it belongs to the ledger's owner and names nothing of the extension, so that it goes on working, and
+-- the rollups stay exact, after DROP EXTENSION. Returns steps as migrate does. Run by the ledger's owner.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_rollup_migrate(ledger oid)
+RETURNS jsonb LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $rollup$
+DECLARE
+  space text;
+  space_oid oid;
+  owner oid;
+  user_type text;
+  steps jsonb := '[]';
+  fresh boolean := false;
+  part record;
+  code record;
+BEGIN
+  SELECT quote_ident(n.nspname), n.oid, c.relowner INTO space, space_oid, owner
+    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = ledger;
+  IF NOT @extschema@._token_usage_rollup_possible(ledger) THEN
+    RETURN steps;
+  END IF;
+  -- Left beside a ledger of another type of user, which is gone: nothing of it is worth keeping.
+  user_type := @extschema@._token_usage_rollup_text(ledger, '{user_type}');
+  IF EXISTS (SELECT FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
+              WHERE c.relnamespace = space_oid AND c.relname = 'token_usage_delta' AND a.attname = 'user_id'
+                AND a.atttypid <> user_type::regtype) THEN
+    EXECUTE format('DROP TABLE %1$s.token_usage_rollup_user, %1$s.token_usage_rollup_month, %1$s.token_usage_rollup,'
+                   ' %1$s.token_usage_delta', space);
+    FOR code IN SELECT f.oid::regprocedure AS signature FROM pg_proc f WHERE f.pronamespace = space_oid
+        AND f.proname IN ('token_usage_rollup_visit', 'token_usage_rollup_fold', 'token_usage_rollup_again') LOOP
+      EXECUTE format('DROP FUNCTION %s', code.signature);
+    END LOOP;
+  END IF;
+  FOR part IN SELECT * FROM (VALUES
+      ('token_usage_rollup_epoch', 'epoch uuid NOT NULL, ledger oid NOT NULL, filenode oid NOT NULL, stamp text NOT NULL'),
+      ('token_usage_rollup_state', 'epoch uuid NOT NULL PRIMARY KEY, confirmed timestamptz, pending timestamptz, horizon bigint'),
+      ('token_usage_rollup_user', 'user_id {user_type} NOT NULL PRIMARY KEY, epoch uuid NOT NULL, sealed_until timestamptz NOT NULL'),
+      ('token_usage_rollup_month', 'user_id {user_type} NOT NULL, month timestamptz NOT NULL, flags smallint NOT NULL, PRIMARY KEY (user_id, month)'),
+      ('token_usage_rollup', 'user_id {user_type} NOT NULL, bucket timestamptz NOT NULL, requests bigint NOT NULL, prompt bigint NOT NULL,'
+       ' completion bigint NOT NULL, total bigint NOT NULL, unpriced bigint NOT NULL, ms_sum bigint NOT NULL, ms_count bigint NOT NULL,'
+       ' kind smallint NOT NULL, nulls smallint NOT NULL, key1 text COLLATE "C" NOT NULL, key2 text COLLATE "C" NOT NULL,'
+       ' usd numeric NOT NULL, rub numeric NOT NULL, PRIMARY KEY (user_id, kind, bucket, key1, key2, nulls)'),
+      ('token_usage_delta', 'user_id {user_type}, created_at timestamptz, prompt bigint, completion bigint, total bigint, ms bigint,'
+       ' turn bigint, sign smallint NOT NULL, agent text COLLATE "C", provider text COLLATE "C", model text COLLATE "C", usd numeric, rub numeric'))
+      p (name, columns) LOOP
+    IF EXISTS (SELECT FROM pg_class c WHERE c.relname = part.name AND c.relnamespace = space_oid) THEN
+      IF NOT EXISTS (SELECT FROM pg_class c WHERE c.relname = part.name AND c.relnamespace = space_oid
+                        AND c.relkind = 'r' AND c.relowner = owner) THEN
+        RAISE EXCEPTION 'token_usage: % is not a table of the owner of %', space || '.' || part.name, ledger::regclass
+          USING ERRCODE = '42501';
+      END IF;
+      steps := steps || jsonb_build_object('step', 'table ' || part.name, 'action', 'kept');
+    ELSE
+      EXECUTE @extschema@._token_usage_rollup_text(ledger, format('CREATE TABLE {s}.%I (%s)', part.name, part.columns));
+      EXECUTE format('ALTER TABLE %s.%I OWNER TO %s', space, part.name, owner::regrole);
+      steps := steps || jsonb_build_object('step', 'table ' || part.name, 'action', 'created');
+      fresh := true;
+    END IF;
+  END LOOP;
+  IF fresh THEN
+    EXECUTE format('CREATE INDEX IF NOT EXISTS idx_token_usage_delta ON %s.token_usage_delta (user_id, created_at)', space);
+    EXECUTE format('ALTER TABLE %s.token_usage_delta SET (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000,'
+                   ' autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 1000000)', space);
+    EXECUTE format('ALTER TABLE %s.token_usage_rollup SET (fillfactor = 90, autovacuum_vacuum_scale_factor = 0.05)', space);
+    EXECUTE format('ALTER TABLE %s.token_usage_rollup_user SET (fillfactor = 50)', space);
+  END IF;
+  IF to_regclass(space || '.token_usage_rollup_guard') IS NULL THEN
+    EXECUTE format('CREATE SEQUENCE %s.token_usage_rollup_guard MINVALUE -9223372036854775807', space);
+    EXECUTE format('ALTER SEQUENCE %s.token_usage_rollup_guard OWNER TO %s', space, owner::regrole);
+    EXECUTE format('CREATE SEQUENCE %s.token_usage_rollup_turn CYCLE', space);
+    EXECUTE format('ALTER SEQUENCE %s.token_usage_rollup_turn OWNER TO %s', space, owner::regrole);
+  END IF;
+  -- Every writer's trigger reads the guard. It tells an instant and nothing else.
+  EXECUTE format('GRANT SELECT ON SEQUENCE %s.token_usage_rollup_guard TO PUBLIC', space);
+
+  FOR code IN SELECT * FROM @extschema@._token_usage_rollup_write_functions()
+         UNION ALL SELECT * FROM @extschema@._token_usage_rollup_maintain_functions()
+         UNION ALL SELECT * FROM @extschema@._token_usage_rollup_rebuild_functions() LOOP
+    EXECUTE @extschema@._token_usage_rollup_text(ledger, code.definition);
+    EXECUTE @extschema@._token_usage_rollup_text(ledger, 'ALTER FUNCTION ' || code.signature || ' OWNER TO ' || owner::regrole);
+    EXECUTE @extschema@._token_usage_rollup_text(ledger, 'REVOKE ALL ON FUNCTION ' || code.signature || ' FROM PUBLIC');
+  END LOOP;
+
+  -- One insert in 128 asks for maintenance. By chance and not by a column, whose type could not be changed then.
+  FOR part IN SELECT * FROM (VALUES
+      ('token_usage_rollup_insert', 'INSERT', 'FOR EACH ROW WHEN ({new_at} < {guard} OR random() * 128 < 1)'),
+      ('token_usage_rollup_update', 'UPDATE', 'FOR EACH ROW WHEN ({old_at} < {guard} OR {new_at} < {guard})'),
+      ('token_usage_rollup_delete', 'DELETE', 'FOR EACH ROW WHEN ({old_at} < {guard})'),
+      ('token_usage_rollup_truncate', 'TRUNCATE', 'FOR EACH STATEMENT')) p (name, event, clause) LOOP
+    IF NOT EXISTS (SELECT FROM pg_trigger t JOIN pg_proc f ON f.oid = t.tgfoid
+                    WHERE t.tgrelid = ledger AND t.tgname = part.name AND t.tgenabled = 'A'
+                      AND f.pronamespace = space_oid AND f.proname = 'token_usage_rollup_write') THEN
+      EXECUTE format('DROP TRIGGER IF EXISTS %I ON %s', part.name, ledger::regclass);
+      EXECUTE @extschema@._token_usage_rollup_text(ledger, format('CREATE TRIGGER %I AFTER %s ON {ledger} %s EXECUTE FUNCTION {s}.token_usage_rollup_write()',
+        part.name, part.event, part.clause));
+      EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER %I', ledger::regclass, part.name);
+      fresh := true;
+    END IF;
+  END LOOP;
+  IF NOT EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = to_regclass(space || '.token_usage_delta') AND t.tgname = 'token_usage_rollup_at_commit') THEN
+    EXECUTE format('CREATE CONSTRAINT TRIGGER token_usage_rollup_at_commit AFTER INSERT ON %1$s.token_usage_delta DEFERRABLE INITIALLY DEFERRED'
+                   ' FOR EACH ROW WHEN (NEW.turn & 127 = 0) EXECUTE FUNCTION %1$s.token_usage_rollup_at_commit()', space);
+    EXECUTE format('ALTER TABLE %s.token_usage_delta ENABLE ALWAYS TRIGGER token_usage_rollup_at_commit', space);
+  END IF;
+  -- Writes may have passed while a trigger was missing: whatever was rolled is void.
+  IF fresh THEN
+    EXECUTE format('DELETE FROM %s.token_usage_rollup_epoch', space);
+  END IF;
+  RETURN steps;
+END
+$rollup$;
