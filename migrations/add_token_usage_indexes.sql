@@ -1027,7 +1027,8 @@ DECLARE
   part text;
   parts text[] := '{token_usage_rollup,token_usage_rollup_month,token_usage_rollup_user,token_usage_rollup_epoch,token_usage_delta}';
 BEGIN
-  IF row_security_active(ledger) OR NOT has_table_privilege(ledger, 'SELECT') THEN
+  -- Within a trigger the statement under way may have written rows whose deltas are not there yet.
+  IF row_security_active(ledger) OR NOT has_table_privilege(ledger, 'SELECT') OR pg_trigger_depth() > 0 THEN
     RETURN false;
   END IF;
   FOREACH part IN ARRAY parts LOOP
@@ -1141,7 +1142,10 @@ BEGIN
   FOREACH word IN ARRAY '{p.lo,p.hi,from_at,to_at,month_at,month_end,sealed}'::text[] LOOP
     filled := replace(filled, '{' || word || '}', CASE WHEN plain THEN 'timezone(''UTC'', ' || word || ')' ELSE word END);
   END LOOP;
-  filled := replace(filled, '{guard}', 'to_timestamp(pg_sequence_last_value(''{s}.token_usage_rollup_guard''::regclass)::float8)');
+  filled := replace(filled, '{guard}', 'to_timestamp(pg_sequence_last_value(''{s}.token_usage_rollup_guard''::regclass)::float8 * 0.000001)');
+  -- Raised to an instant, or left where it is higher; in microseconds, and two more for what a float8 cuts off.
+  filled := regexp_replace(filled, '\{raise_guard (\w+)(\(\))?\}', 'setval(''{s}.token_usage_rollup_guard''::regclass,'
+    ' greatest(ceil(extract(epoch FROM \1\2) * 1000000)::bigint + 2, pg_sequence_last_value(''{s}.token_usage_rollup_guard''::regclass)))', 'g');
   FOREACH word IN ARRAY '{guard,turn}'::text[] LOOP
     filled := replace(filled, '''{s}.token_usage_rollup_' || word || '''', quote_literal(space || '.token_usage_rollup_' || word));
   END LOOP;
@@ -1158,6 +1162,8 @@ $rollup$;
 CREATE OR REPLACE FUNCTION @extschema@._token_usage_rollup_possible(ledger oid)
 RETURNS boolean LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $rollup$
   SELECT @extschema@._token_usage_rollup_row(ledger, 't') IS NOT NULL
+     -- A crash empties an unlogged table, and nothing else.
+     AND (SELECT c.relpersistence = 'p' FROM pg_class c WHERE c.oid = ledger)
      AND (SELECT count(*) = 2 FROM pg_attribute a
            WHERE a.attrelid = ledger AND a.attname IN ('user_id', 'created_at') AND NOT a.attisdropped)
 $rollup$;
@@ -1180,11 +1186,23 @@ DECLARE
   fresh boolean := false;
   part record;
   code record;
+  word text;
 BEGIN
   SELECT quote_ident(n.nspname), n.oid, c.relowner INTO space, space_oid, owner
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = ledger;
   IF NOT @extschema@._token_usage_rollup_possible(ledger) THEN
     RETURN steps;
+  END IF;
+  -- What another role made here under our names would be written to, or run, with the rights of the ledger's owner.
+  SELECT 'table' AS kind, space || '.' || c.relname AS name INTO part FROM pg_class c
+   WHERE c.relnamespace = space_oid AND c.relname ~ '^token_usage_(rollup|rollup_(month|user|epoch|state|guard|turn)|delta)$'
+     AND (c.relowner <> owner OR c.relkind <> CASE WHEN c.relname ~ '_(guard|turn)$' THEN 'S' ELSE 'r' END)
+  UNION ALL
+  SELECT 'function', f.oid::regprocedure::text FROM pg_proc f
+   WHERE f.pronamespace = space_oid AND f.proname ~ '^token_usage_rollup_' AND f.proowner <> owner
+   LIMIT 1;
+  IF FOUND THEN
+    RAISE EXCEPTION 'token_usage: % is not a % of the owner of %', part.name, part.kind, ledger::regclass USING ERRCODE = '42501';
   END IF;
   -- Left beside a ledger of another type of user, which is gone: nothing of it is worth keeping.
   user_type := @extschema@._token_usage_rollup_text(ledger, '{user_type}');
@@ -1211,11 +1229,6 @@ BEGIN
        ' turn bigint, sign smallint NOT NULL, agent text COLLATE "C", provider text COLLATE "C", model text COLLATE "C", usd numeric, rub numeric'))
       p (name, columns) LOOP
     IF EXISTS (SELECT FROM pg_class c WHERE c.relname = part.name AND c.relnamespace = space_oid) THEN
-      IF NOT EXISTS (SELECT FROM pg_class c WHERE c.relname = part.name AND c.relnamespace = space_oid
-                        AND c.relkind = 'r' AND c.relowner = owner) THEN
-        RAISE EXCEPTION 'token_usage: % is not a table of the owner of %', space || '.' || part.name, ledger::regclass
-          USING ERRCODE = '42501';
-      END IF;
       steps := steps || jsonb_build_object('step', 'table ' || part.name, 'action', 'kept');
     ELSE
       EXECUTE @extschema@._token_usage_rollup_text(ledger, format('CREATE TABLE {s}.%I (%s)', part.name, part.columns));
@@ -1231,11 +1244,15 @@ BEGIN
     EXECUTE format('ALTER TABLE %s.token_usage_rollup SET (fillfactor = 90, autovacuum_vacuum_scale_factor = 0.05)', space);
     EXECUTE format('ALTER TABLE %s.token_usage_rollup_user SET (fillfactor = 50)', space);
   END IF;
-  IF to_regclass(space || '.token_usage_rollup_guard') IS NULL THEN
-    EXECUTE format('CREATE SEQUENCE %s.token_usage_rollup_guard MINVALUE -9223372036854775807', space);
-    EXECUTE format('ALTER SEQUENCE %s.token_usage_rollup_guard OWNER TO %s', space, owner::regrole);
-    EXECUTE format('CREATE SEQUENCE %s.token_usage_rollup_turn CYCLE', space);
-    EXECUTE format('ALTER SEQUENCE %s.token_usage_rollup_turn OWNER TO %s', space, owner::regrole);
+  FOREACH word IN ARRAY '{token_usage_rollup_guard,token_usage_rollup_turn}'::text[] LOOP
+    IF NOT EXISTS (SELECT FROM pg_class c WHERE c.relname = word AND c.relnamespace = space_oid) THEN
+      EXECUTE format('CREATE SEQUENCE %s.%I MINVALUE -9223372036854775807 START 0 CYCLE', space, word);
+      EXECUTE format('ALTER SEQUENCE %s.%I OWNER TO %s', space, word, owner::regrole);
+    END IF;
+  END LOOP;
+  IF pg_sequence_last_value(to_regclass(space || '.token_usage_rollup_guard')) IS NULL THEN
+    -- Year 1, in microseconds. So NULL is what nobody sees but who may not read the guard, and that counts as late.
+    PERFORM setval(to_regclass(space || '.token_usage_rollup_guard'), -62135596800000000);
   END IF;
   -- Every writer's trigger reads the guard. It tells an instant and nothing else.
   EXECUTE format('GRANT SELECT ON SEQUENCE %s.token_usage_rollup_guard TO PUBLIC', space);
@@ -1250,9 +1267,9 @@ BEGIN
 
   -- One insert in 128 asks for maintenance. By chance and not by a column, whose type could not be changed then.
   FOR part IN SELECT * FROM (VALUES
-      ('token_usage_rollup_insert', 'INSERT', 'FOR EACH ROW WHEN ({new_at} < {guard} OR random() * 128 < 1)'),
-      ('token_usage_rollup_update', 'UPDATE', 'FOR EACH ROW WHEN ({old_at} < {guard} OR {new_at} < {guard})'),
-      ('token_usage_rollup_delete', 'DELETE', 'FOR EACH ROW WHEN ({old_at} < {guard})'),
+      ('token_usage_rollup_insert', 'INSERT', 'FOR EACH ROW WHEN (({new_at} < {guard}) IS NOT FALSE OR random() * 128 < 1)'),
+      ('token_usage_rollup_update', 'UPDATE', 'FOR EACH ROW WHEN (({old_at} < {guard}) IS NOT FALSE OR ({new_at} < {guard}) IS NOT FALSE)'),
+      ('token_usage_rollup_delete', 'DELETE', 'FOR EACH ROW WHEN (({old_at} < {guard}) IS NOT FALSE)'),
       ('token_usage_rollup_truncate', 'TRUNCATE', 'FOR EACH STATEMENT')) p (name, event, clause) LOOP
     IF NOT EXISTS (SELECT FROM pg_trigger t JOIN pg_proc f ON f.oid = t.tgfoid
                     WHERE t.tgrelid = ledger AND t.tgname = part.name AND t.tgenabled = 'A'
@@ -1262,6 +1279,16 @@ BEGIN
         part.name, part.event, part.clause));
       EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER %I', ledger::regclass, part.name);
       fresh := true;
+    END IF;
+  END LOOP;
+  -- A publication FOR ALL TABLES has ours too: it asks for an identity of the rows that are deleted, and a subscriber keeps its own.
+  EXECUTE format('ALTER TABLE %s.token_usage_delta REPLICA IDENTITY FULL', space);
+  EXECUTE format('ALTER TABLE %s.token_usage_rollup_epoch REPLICA IDENTITY FULL', space);
+  FOREACH word IN ARRAY '{token_usage_rollup,token_usage_rollup_month,token_usage_rollup_user,token_usage_rollup_epoch,token_usage_rollup_state,token_usage_delta}'::text[] LOOP
+    IF NOT EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = to_regclass(space || '.' || word) AND t.tgname = 'token_usage_rollup_foreign') THEN
+      EXECUTE format('CREATE TRIGGER token_usage_rollup_foreign BEFORE INSERT OR UPDATE OR DELETE ON %1$s.%2$I FOR EACH ROW'
+                     ' WHEN (pg_trigger_depth() = 0) EXECUTE FUNCTION %1$s.token_usage_rollup_foreign()', space, word);
+      EXECUTE format('ALTER TABLE %s.%I ENABLE REPLICA TRIGGER token_usage_rollup_foreign', space, word);
     END IF;
   END LOOP;
   IF NOT EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = to_regclass(space || '.token_usage_delta') AND t.tgname = 'token_usage_rollup_at_commit') THEN
@@ -1317,7 +1344,7 @@ BEGIN
   IF after THEN
     INSERT INTO {s}.token_usage_delta (user_id, sign, turn, created_at, agent, provider, model, prompt, completion, total, usd, rub, ms)
     SELECT NEW.user_id, 1, nextval('{s}.token_usage_rollup_turn'::regclass), {new};
-  ELSIF TG_OP = 'INSERT' AND NEW.user_id IS NOT NULL AND current_setting('transaction_isolation') = 'read committed' THEN
+  ELSIF TG_OP = 'INSERT' AND NEW.user_id IS NOT NULL AND after IS NOT NULL AND current_setting('transaction_isolation') = 'read committed' THEN
     -- It is this user's turn: a row that counts for nothing asks for a visit when the transaction commits.
     INSERT INTO {s}.token_usage_delta (user_id, sign, turn) VALUES (NEW.user_id, 0, nextval('{s}.token_usage_rollup_turn'::regclass) * 128);
   END IF;
@@ -1333,12 +1360,21 @@ BEGIN
   IF NEW.sign = 0 THEN
     DELETE FROM {s}.token_usage_delta d WHERE d.user_id = NEW.user_id AND d.turn = NEW.turn AND d.sign = 0;
   END IF;
-  IF current_setting('transaction_isolation') = 'read committed' THEN
+  -- SET CONSTRAINTS ... IMMEDIATE brings us here in the middle of the statement that writes to the ledger.
+  IF pg_trigger_depth() = 1 AND current_setting('transaction_isolation') = 'read committed' THEN
     IF NEW.sign <> 0 THEN
       PERFORM {s}.token_usage_rollup_sweep();
     END IF;
     PERFORM {s}.token_usage_rollup_visit(NEW.user_id, 4096, 0);
   END IF;
+  RETURN NULL;
+END
+$code$;
+$sql$), ('{s}.token_usage_rollup_foreign()', $sql$
+CREATE OR REPLACE FUNCTION {s}.token_usage_rollup_foreign() RETURNS trigger
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $code$
+-- What replication brings of another database's derived rows is left out; those of this one are made here.
+BEGIN
   RETURN NULL;
 END
 $code$;
@@ -1386,8 +1422,7 @@ BEGIN
   END IF;
   IF st.confirmed IS NULL OR st.confirmed < now() - interval '1 second' THEN
     -- The sequence first, then the transaction id: a transaction that read the old guard has an older id.
-    PERFORM setval('{s}.token_usage_rollup_guard'::regclass,
-                   greatest(ceil(extract(epoch FROM now()))::bigint, pg_sequence_last_value('{s}.token_usage_rollup_guard'::regclass)));
+    PERFORM {raise_guard now()};
     BEGIN
       UPDATE {s}.token_usage_rollup_state SET pending = now() WHERE epoch = st.epoch;
     EXCEPTION WHEN division_by_zero THEN
@@ -1408,6 +1443,9 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 BEGIN
   IF NOT pg_try_advisory_xact_lock(hashtextextended('token_usage_rollup_epoch', {l}::regclass::oid::bigint)) THEN
     RETURN false;
+  END IF;
+  IF (SELECT c.relpersistence <> 'p' FROM pg_class c WHERE c.oid = {l}::regclass) THEN
+    RETURN false;  -- a crash would empty the ledger, and nothing else
   END IF;
   IF {epoch} IS NULL THEN
     DELETE FROM {s}.token_usage_rollup_state;
@@ -1457,7 +1495,8 @@ DECLARE
   have bigint;
   i integer;
 BEGIN
-  IF usr IS NULL OR current_setting('transaction_isolation') <> 'read committed' OR row_security_active({l}::regclass) THEN
+  IF usr IS NULL OR current_setting('transaction_isolation') <> 'read committed' OR row_security_active({l}::regclass)
+     OR NOT has_table_privilege({l}::regclass, 'SELECT') THEN
     RETURN 0;
   END IF;
   now_epoch := {epoch};
@@ -1642,14 +1681,15 @@ BEGIN
   LOCK TABLE {ledger} IN ACCESS SHARE MODE;
   PERFORM pg_advisory_xact_lock(hashtextextended('token_usage_rollup_epoch', {l}::regclass::oid::bigint));
   PERFORM pg_advisory_xact_lock(hashtextextended('token_usage_rollup_user', {l}::regclass::oid::bigint));
-  PERFORM {s}.token_usage_rollup_begin();
+  IF NOT {s}.token_usage_rollup_begin() THEN
+    RETURN 0;
+  END IF;
   SELECT * INTO st FROM {s}.token_usage_rollup_state s WHERE s.epoch = {epoch} FOR UPDATE;
   PERFORM FROM {s}.token_usage_rollup_user r WHERE usr IS NULL OR r.user_id = usr ORDER BY r.user_id FOR UPDATE;
 
   -- Raise the guard, and wait for whoever may have missed it; if that takes too long, stay below the old one.
   until := clock_timestamp();
-  PERFORM setval('{s}.token_usage_rollup_guard'::regclass,
-                 greatest(ceil(extract(epoch FROM until))::bigint, pg_sequence_last_value('{s}.token_usage_rollup_guard'::regclass)));
+  PERFORM {raise_guard until};
   BEGIN
     UPDATE {s}.token_usage_rollup_state s SET pending = until WHERE s.epoch = st.epoch;
   EXCEPTION WHEN division_by_zero THEN
@@ -1768,8 +1808,11 @@ DECLARE
   n bigint;
   usr text;
 BEGIN
-  -- Not from within a trigger: the statement under way has written rows whose deltas are not there yet.
-  IF visit IS NULL OR sweep IS NULL OR pg_trigger_depth() > 0 OR current_setting('transaction_isolation') <> 'read committed' THEN
+  -- Not from within a trigger, nor from a statement that writes to the ledger itself: rows are there then whose deltas are not yet.
+  IF visit IS NULL OR sweep IS NULL OR pg_trigger_depth() > 0 OR current_setting('transaction_isolation') <> 'read committed'
+     OR EXISTS (SELECT FROM pg_locks k WHERE k.pid = pg_backend_pid() AND k.locktype = 'relation' AND k.mode = 'RowExclusiveLock'
+                   AND k.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
+                   AND k.relation IN (SELECT ledger UNION ALL SELECT p.relid FROM pg_partition_tree(ledger) p)) THEN
     RETURN 0;
   END IF;
   EXECUTE format('LOCK TABLE %s IN ACCESS SHARE MODE', ledger::regclass);

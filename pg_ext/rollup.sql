@@ -238,7 +238,8 @@ DECLARE
   part text;
   parts text[] := '{token_usage_rollup,token_usage_rollup_month,token_usage_rollup_user,token_usage_rollup_epoch,token_usage_delta}';
 BEGIN
-  IF row_security_active(ledger) OR NOT has_table_privilege(ledger, 'SELECT') THEN
+  -- Within a trigger the statement under way may have written rows whose deltas are not there yet.
+  IF row_security_active(ledger) OR NOT has_table_privilege(ledger, 'SELECT') OR pg_trigger_depth() > 0 THEN
     RETURN false;
   END IF;
   FOREACH part IN ARRAY parts LOOP
@@ -352,7 +353,10 @@ BEGIN
   FOREACH word IN ARRAY '{p.lo,p.hi,from_at,to_at,month_at,month_end,sealed}'::text[] LOOP
     filled := replace(filled, '{' || word || '}', CASE WHEN plain THEN 'timezone(''UTC'', ' || word || ')' ELSE word END);
   END LOOP;
-  filled := replace(filled, '{guard}', 'to_timestamp(pg_sequence_last_value(''{s}.token_usage_rollup_guard''::regclass)::float8)');
+  filled := replace(filled, '{guard}', 'to_timestamp(pg_sequence_last_value(''{s}.token_usage_rollup_guard''::regclass)::float8 * 0.000001)');
+  -- Raised to an instant, or left where it is higher; in microseconds, and two more for what a float8 cuts off.
+  filled := regexp_replace(filled, '\{raise_guard (\w+)(\(\))?\}', 'setval(''{s}.token_usage_rollup_guard''::regclass,'
+    ' greatest(ceil(extract(epoch FROM \1\2) * 1000000)::bigint + 2, pg_sequence_last_value(''{s}.token_usage_rollup_guard''::regclass)))', 'g');
   FOREACH word IN ARRAY '{guard,turn}'::text[] LOOP
     filled := replace(filled, '''{s}.token_usage_rollup_' || word || '''', quote_literal(space || '.token_usage_rollup_' || word));
   END LOOP;
@@ -369,6 +373,8 @@ $rollup$;
 CREATE OR REPLACE FUNCTION @extschema@._token_usage_rollup_possible(ledger oid)
 RETURNS boolean LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $rollup$
   SELECT @extschema@._token_usage_rollup_row(ledger, 't') IS NOT NULL
+     -- A crash empties an unlogged table, and nothing else.
+     AND (SELECT c.relpersistence = 'p' FROM pg_class c WHERE c.oid = ledger)
      AND (SELECT count(*) = 2 FROM pg_attribute a
            WHERE a.attrelid = ledger AND a.attname IN ('user_id', 'created_at') AND NOT a.attisdropped)
 $rollup$;

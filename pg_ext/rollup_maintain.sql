@@ -30,7 +30,8 @@ DECLARE
   have bigint;
   i integer;
 BEGIN
-  IF usr IS NULL OR current_setting('transaction_isolation') <> 'read committed' OR row_security_active({l}::regclass) THEN
+  IF usr IS NULL OR current_setting('transaction_isolation') <> 'read committed' OR row_security_active({l}::regclass)
+     OR NOT has_table_privilege({l}::regclass, 'SELECT') THEN
     RETURN 0;
   END IF;
   now_epoch := {epoch};

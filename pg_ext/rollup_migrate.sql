@@ -14,11 +14,23 @@ DECLARE
   fresh boolean := false;
   part record;
   code record;
+  word text;
 BEGIN
   SELECT quote_ident(n.nspname), n.oid, c.relowner INTO space, space_oid, owner
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = ledger;
   IF NOT @extschema@._token_usage_rollup_possible(ledger) THEN
     RETURN steps;
+  END IF;
+  -- What another role made here under our names would be written to, or run, with the rights of the ledger's owner.
+  SELECT 'table' AS kind, space || '.' || c.relname AS name INTO part FROM pg_class c
+   WHERE c.relnamespace = space_oid AND c.relname ~ '^token_usage_(rollup|rollup_(month|user|epoch|state|guard|turn)|delta)$'
+     AND (c.relowner <> owner OR c.relkind <> CASE WHEN c.relname ~ '_(guard|turn)$' THEN 'S' ELSE 'r' END)
+  UNION ALL
+  SELECT 'function', f.oid::regprocedure::text FROM pg_proc f
+   WHERE f.pronamespace = space_oid AND f.proname ~ '^token_usage_rollup_' AND f.proowner <> owner
+   LIMIT 1;
+  IF FOUND THEN
+    RAISE EXCEPTION 'token_usage: % is not a % of the owner of %', part.name, part.kind, ledger::regclass USING ERRCODE = '42501';
   END IF;
   -- Left beside a ledger of another type of user, which is gone: nothing of it is worth keeping.
   user_type := @extschema@._token_usage_rollup_text(ledger, '{user_type}');
@@ -45,11 +57,6 @@ BEGIN
        ' turn bigint, sign smallint NOT NULL, agent text COLLATE "C", provider text COLLATE "C", model text COLLATE "C", usd numeric, rub numeric'))
       p (name, columns) LOOP
     IF EXISTS (SELECT FROM pg_class c WHERE c.relname = part.name AND c.relnamespace = space_oid) THEN
-      IF NOT EXISTS (SELECT FROM pg_class c WHERE c.relname = part.name AND c.relnamespace = space_oid
-                        AND c.relkind = 'r' AND c.relowner = owner) THEN
-        RAISE EXCEPTION 'token_usage: % is not a table of the owner of %', space || '.' || part.name, ledger::regclass
-          USING ERRCODE = '42501';
-      END IF;
       steps := steps || jsonb_build_object('step', 'table ' || part.name, 'action', 'kept');
     ELSE
       EXECUTE @extschema@._token_usage_rollup_text(ledger, format('CREATE TABLE {s}.%I (%s)', part.name, part.columns));
@@ -65,11 +72,15 @@ BEGIN
     EXECUTE format('ALTER TABLE %s.token_usage_rollup SET (fillfactor = 90, autovacuum_vacuum_scale_factor = 0.05)', space);
     EXECUTE format('ALTER TABLE %s.token_usage_rollup_user SET (fillfactor = 50)', space);
   END IF;
-  IF to_regclass(space || '.token_usage_rollup_guard') IS NULL THEN
-    EXECUTE format('CREATE SEQUENCE %s.token_usage_rollup_guard MINVALUE -9223372036854775807', space);
-    EXECUTE format('ALTER SEQUENCE %s.token_usage_rollup_guard OWNER TO %s', space, owner::regrole);
-    EXECUTE format('CREATE SEQUENCE %s.token_usage_rollup_turn CYCLE', space);
-    EXECUTE format('ALTER SEQUENCE %s.token_usage_rollup_turn OWNER TO %s', space, owner::regrole);
+  FOREACH word IN ARRAY '{token_usage_rollup_guard,token_usage_rollup_turn}'::text[] LOOP
+    IF NOT EXISTS (SELECT FROM pg_class c WHERE c.relname = word AND c.relnamespace = space_oid) THEN
+      EXECUTE format('CREATE SEQUENCE %s.%I MINVALUE -9223372036854775807 START 0 CYCLE', space, word);
+      EXECUTE format('ALTER SEQUENCE %s.%I OWNER TO %s', space, word, owner::regrole);
+    END IF;
+  END LOOP;
+  IF pg_sequence_last_value(to_regclass(space || '.token_usage_rollup_guard')) IS NULL THEN
+    -- Year 1, in microseconds. So NULL is what nobody sees but who may not read the guard, and that counts as late.
+    PERFORM setval(to_regclass(space || '.token_usage_rollup_guard'), -62135596800000000);
   END IF;
   -- Every writer's trigger reads the guard. It tells an instant and nothing else.
   EXECUTE format('GRANT SELECT ON SEQUENCE %s.token_usage_rollup_guard TO PUBLIC', space);
@@ -84,9 +95,9 @@ BEGIN
 
   -- One insert in 128 asks for maintenance. By chance and not by a column, whose type could not be changed then.
   FOR part IN SELECT * FROM (VALUES
-      ('token_usage_rollup_insert', 'INSERT', 'FOR EACH ROW WHEN ({new_at} < {guard} OR random() * 128 < 1)'),
-      ('token_usage_rollup_update', 'UPDATE', 'FOR EACH ROW WHEN ({old_at} < {guard} OR {new_at} < {guard})'),
-      ('token_usage_rollup_delete', 'DELETE', 'FOR EACH ROW WHEN ({old_at} < {guard})'),
+      ('token_usage_rollup_insert', 'INSERT', 'FOR EACH ROW WHEN (({new_at} < {guard}) IS NOT FALSE OR random() * 128 < 1)'),
+      ('token_usage_rollup_update', 'UPDATE', 'FOR EACH ROW WHEN (({old_at} < {guard}) IS NOT FALSE OR ({new_at} < {guard}) IS NOT FALSE)'),
+      ('token_usage_rollup_delete', 'DELETE', 'FOR EACH ROW WHEN (({old_at} < {guard}) IS NOT FALSE)'),
       ('token_usage_rollup_truncate', 'TRUNCATE', 'FOR EACH STATEMENT')) p (name, event, clause) LOOP
     IF NOT EXISTS (SELECT FROM pg_trigger t JOIN pg_proc f ON f.oid = t.tgfoid
                     WHERE t.tgrelid = ledger AND t.tgname = part.name AND t.tgenabled = 'A'
@@ -96,6 +107,16 @@ BEGIN
         part.name, part.event, part.clause));
       EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER %I', ledger::regclass, part.name);
       fresh := true;
+    END IF;
+  END LOOP;
+  -- A publication FOR ALL TABLES has ours too: it asks for an identity of the rows that are deleted, and a subscriber keeps its own.
+  EXECUTE format('ALTER TABLE %s.token_usage_delta REPLICA IDENTITY FULL', space);
+  EXECUTE format('ALTER TABLE %s.token_usage_rollup_epoch REPLICA IDENTITY FULL', space);
+  FOREACH word IN ARRAY '{token_usage_rollup,token_usage_rollup_month,token_usage_rollup_user,token_usage_rollup_epoch,token_usage_rollup_state,token_usage_delta}'::text[] LOOP
+    IF NOT EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = to_regclass(space || '.' || word) AND t.tgname = 'token_usage_rollup_foreign') THEN
+      EXECUTE format('CREATE TRIGGER token_usage_rollup_foreign BEFORE INSERT OR UPDATE OR DELETE ON %1$s.%2$I FOR EACH ROW'
+                     ' WHEN (pg_trigger_depth() = 0) EXECUTE FUNCTION %1$s.token_usage_rollup_foreign()', space, word);
+      EXECUTE format('ALTER TABLE %s.%I ENABLE REPLICA TRIGGER token_usage_rollup_foreign', space, word);
     END IF;
   END LOOP;
   IF NOT EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = to_regclass(space || '.token_usage_delta') AND t.tgname = 'token_usage_rollup_at_commit') THEN

@@ -34,14 +34,15 @@ BEGIN
   LOCK TABLE {ledger} IN ACCESS SHARE MODE;
   PERFORM pg_advisory_xact_lock(hashtextextended('token_usage_rollup_epoch', {l}::regclass::oid::bigint));
   PERFORM pg_advisory_xact_lock(hashtextextended('token_usage_rollup_user', {l}::regclass::oid::bigint));
-  PERFORM {s}.token_usage_rollup_begin();
+  IF NOT {s}.token_usage_rollup_begin() THEN
+    RETURN 0;
+  END IF;
   SELECT * INTO st FROM {s}.token_usage_rollup_state s WHERE s.epoch = {epoch} FOR UPDATE;
   PERFORM FROM {s}.token_usage_rollup_user r WHERE usr IS NULL OR r.user_id = usr ORDER BY r.user_id FOR UPDATE;
 
   -- Raise the guard, and wait for whoever may have missed it; if that takes too long, stay below the old one.
   until := clock_timestamp();
-  PERFORM setval('{s}.token_usage_rollup_guard'::regclass,
-                 greatest(ceil(extract(epoch FROM until))::bigint, pg_sequence_last_value('{s}.token_usage_rollup_guard'::regclass)));
+  PERFORM {raise_guard until};
   BEGIN
     UPDATE {s}.token_usage_rollup_state s SET pending = until WHERE s.epoch = st.epoch;
   EXCEPTION WHEN division_by_zero THEN
@@ -160,8 +161,11 @@ DECLARE
   n bigint;
   usr text;
 BEGIN
-  -- Not from within a trigger: the statement under way has written rows whose deltas are not there yet.
-  IF visit IS NULL OR sweep IS NULL OR pg_trigger_depth() > 0 OR current_setting('transaction_isolation') <> 'read committed' THEN
+  -- Not from within a trigger, nor from a statement that writes to the ledger itself: rows are there then whose deltas are not yet.
+  IF visit IS NULL OR sweep IS NULL OR pg_trigger_depth() > 0 OR current_setting('transaction_isolation') <> 'read committed'
+     OR EXISTS (SELECT FROM pg_locks k WHERE k.pid = pg_backend_pid() AND k.locktype = 'relation' AND k.mode = 'RowExclusiveLock'
+                   AND k.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
+                   AND k.relation IN (SELECT ledger UNION ALL SELECT p.relid FROM pg_partition_tree(ledger) p)) THEN
     RETURN 0;
   END IF;
   EXECUTE format('LOCK TABLE %s IN ACCESS SHARE MODE', ledger::regclass);

@@ -36,7 +36,7 @@ BEGIN
   IF after THEN
     INSERT INTO {s}.token_usage_delta (user_id, sign, turn, created_at, agent, provider, model, prompt, completion, total, usd, rub, ms)
     SELECT NEW.user_id, 1, nextval('{s}.token_usage_rollup_turn'::regclass), {new};
-  ELSIF TG_OP = 'INSERT' AND NEW.user_id IS NOT NULL AND current_setting('transaction_isolation') = 'read committed' THEN
+  ELSIF TG_OP = 'INSERT' AND NEW.user_id IS NOT NULL AND after IS NOT NULL AND current_setting('transaction_isolation') = 'read committed' THEN
     -- It is this user's turn: a row that counts for nothing asks for a visit when the transaction commits.
     INSERT INTO {s}.token_usage_delta (user_id, sign, turn) VALUES (NEW.user_id, 0, nextval('{s}.token_usage_rollup_turn'::regclass) * 128);
   END IF;
@@ -52,12 +52,21 @@ BEGIN
   IF NEW.sign = 0 THEN
     DELETE FROM {s}.token_usage_delta d WHERE d.user_id = NEW.user_id AND d.turn = NEW.turn AND d.sign = 0;
   END IF;
-  IF current_setting('transaction_isolation') = 'read committed' THEN
+  -- SET CONSTRAINTS ... IMMEDIATE brings us here in the middle of the statement that writes to the ledger.
+  IF pg_trigger_depth() = 1 AND current_setting('transaction_isolation') = 'read committed' THEN
     IF NEW.sign <> 0 THEN
       PERFORM {s}.token_usage_rollup_sweep();
     END IF;
     PERFORM {s}.token_usage_rollup_visit(NEW.user_id, 4096, 0);
   END IF;
+  RETURN NULL;
+END
+$code$;
+$sql$), ('{s}.token_usage_rollup_foreign()', $sql$
+CREATE OR REPLACE FUNCTION {s}.token_usage_rollup_foreign() RETURNS trigger
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $code$
+-- What replication brings of another database's derived rows is left out; those of this one are made here.
+BEGIN
   RETURN NULL;
 END
 $code$;
@@ -105,8 +114,7 @@ BEGIN
   END IF;
   IF st.confirmed IS NULL OR st.confirmed < now() - interval '1 second' THEN
     -- The sequence first, then the transaction id: a transaction that read the old guard has an older id.
-    PERFORM setval('{s}.token_usage_rollup_guard'::regclass,
-                   greatest(ceil(extract(epoch FROM now()))::bigint, pg_sequence_last_value('{s}.token_usage_rollup_guard'::regclass)));
+    PERFORM {raise_guard now()};
     BEGIN
       UPDATE {s}.token_usage_rollup_state SET pending = now() WHERE epoch = st.epoch;
     EXCEPTION WHEN division_by_zero THEN
@@ -127,6 +135,9 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 BEGIN
   IF NOT pg_try_advisory_xact_lock(hashtextextended('token_usage_rollup_epoch', {l}::regclass::oid::bigint)) THEN
     RETURN false;
+  END IF;
+  IF (SELECT c.relpersistence <> 'p' FROM pg_class c WHERE c.oid = {l}::regclass) THEN
+    RETURN false;  -- a crash would empty the ledger, and nothing else
   END IF;
   IF {epoch} IS NULL THEN
     DELETE FROM {s}.token_usage_rollup_state;
