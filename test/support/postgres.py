@@ -30,6 +30,7 @@ fsync = off
 full_page_writes = off
 synchronous_commit = off
 max_connections = 60
+max_prepared_transactions = 10
 shared_buffers = 64MB
 timezone = 'UTC'
 log_timezone = 'UTC'
@@ -80,10 +81,11 @@ def _free_port():
 
 
 class Server:
-    """One private server; `with Server() as server:` starts and stops it."""
+    """One private server; `with Server() as server:` starts and stops it. `settings` are further lines
+    of postgresql.conf."""
 
-    def __init__(self, install=True):
-        self.install = install
+    def __init__(self, install=True, settings=""):
+        self.install, self.settings = install, settings
         self.folder = None
         self.user = pwd.getpwnam("postgres") if os.geteuid() == 0 else None
 
@@ -151,7 +153,7 @@ class Server:
         self._run([self.bin / "initdb", "-D", self.data, "-U", "postgres", "-A", "trust",
                    "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync"])
         with open(self.data / "postgresql.conf", "a") as conf:
-            conf.write(SETTINGS)
+            conf.write(SETTINGS + self.settings)
         for attempt in range(5):
             self.port = _free_port()
             options = f"-k {self.folder} -p {self.port} -c listen_addresses=127.0.0.1"
