@@ -130,23 +130,32 @@ CREATE TABLE IF NOT EXISTS token_usage_reprice_log (
   new_cost_rub REAL
 );
 
--- Rollups: sums of whole UTC hours, days and months of a user (docs/rollups.md). A bucket's row counts
--- as long as no late write is marked in it: the triggers below mark the hour of every row that comes,
--- changes or goes in time that is rolled already. They add nothing up, so nothing can go wrong in them,
--- they work in any sqlite3, and writing a mark twice is the same as once. token_usage_rebuild() and
--- token_usage_compact() compute the buckets.
+-- Rollups: sums of buckets of 3, 24, 192 and 1536 hours (UTC) of a user; docs/rollups.md explains them.
+-- A bucket's rows count as long as no mark of it is in token_usage_rollup_late. The triggers mark
+-- the buckets of every row that comes, changes or goes in time that is rolled already; what is marked,
+-- and what was never rolled, reports read from the ledger. One insert in eight also computes one
+-- bucket of its user, so the ledger keeps itself compact. All of it is plain SQL that any sqlite3 runs.
 
--- Users that have rollups; every bucket ends at or before this hour (hours since 1970, UTC).
+-- Where each user stands: every bucket ends at or before the hour rolled_until (hours since 1970).
+-- The columns behind it are notes that the trigger token_usage_rollup_work takes from one of its
+-- statements to the next.
 CREATE TABLE IF NOT EXISTS token_usage_rollup_user (
   user_id NOT NULL PRIMARY KEY,
-  rolled_until INTEGER NOT NULL
+  rolled_until INTEGER NOT NULL DEFAULT 0,
+  rolled_from INTEGER,
+  now INTEGER,
+  form TEXT,
+  far,
+  job_size INTEGER,
+  job_until INTEGER,
+  job_rows INTEGER
 ) WITHOUT ROWID;
 
--- tier: 0 hour, 1 day, 2 month; dimension: 0 all, 1 by agent (key1), 2 by provider and model; bucket:
--- its first hour. Money and time are whole units and 10^-12 parts, so that they add up exactly.
+-- size: hours; bucket: its first hour; dimension: 0 all, 1 by agent (key1), 2 by provider and model.
+-- Money is millionths of a unit and a rest in millionths of those, so that it adds up exactly.
 CREATE TABLE IF NOT EXISTS token_usage_rollup (
   user_id NOT NULL,
-  tier INTEGER NOT NULL,
+  size INTEGER NOT NULL,
   dimension INTEGER NOT NULL,
   bucket INTEGER NOT NULL,
   key1 NOT NULL,
@@ -155,31 +164,87 @@ CREATE TABLE IF NOT EXISTS token_usage_rollup (
   prompt_tokens INTEGER NOT NULL,
   completion_tokens INTEGER NOT NULL,
   total_tokens INTEGER NOT NULL,
-  usd_whole INTEGER NOT NULL,
-  usd_fraction INTEGER NOT NULL,
-  rub_whole INTEGER NOT NULL,
-  rub_fraction INTEGER NOT NULL,
+  usd_millionths INTEGER NOT NULL,
+  usd_rest INTEGER NOT NULL,
+  rub_millionths INTEGER NOT NULL,
+  rub_rest INTEGER NOT NULL,
   unpriced_count INTEGER NOT NULL,
-  ms_whole INTEGER NOT NULL,
-  ms_fraction INTEGER NOT NULL,
+  ms_sum INTEGER NOT NULL,
   ms_count INTEGER NOT NULL,
-  PRIMARY KEY (user_id, tier, dimension, bucket, key1, key2)
+  PRIMARY KEY (user_id, size, dimension, bucket, key1, key2)
 ) WITHOUT ROWID;
 
--- Hours with late writes.
+-- Buckets (by their end and size) that have to be computed, anew or for the first time.
 CREATE TABLE IF NOT EXISTS token_usage_rollup_late (
   user_id NOT NULL,
-  hour INTEGER NOT NULL,
-  PRIMARY KEY (user_id, hour)
+  until INTEGER NOT NULL,
+  size INTEGER NOT NULL,
+  PRIMARY KEY (user_id, until, size)
 ) WITHOUT ROWID;
 
--- Where the triggers were not there to see every write, nothing that is rolled counts.
-DELETE FROM token_usage_rollup_user WHERE 5 <> (
+-- Ledger rows that are in no bucket, because plain SQL cannot add them up without a doubt: reports
+-- read them one by one. An entry without a row, or for a row that is not odd any more, does no harm.
+CREATE TABLE IF NOT EXISTS token_usage_rollup_odd (
+  id NOT NULL PRIMARY KEY,
+  user_id
+) WITHOUT ROWID;
+
+CREATE INDEX IF NOT EXISTS idx_token_usage_rollup_odd
+  ON token_usage_rollup_odd (user_id);
+
+-- Constants: the sizes, and what a bucket is put together from (eight parts, the four forms in
+-- which created_at stands in order, three dimensions).
+CREATE TABLE IF NOT EXISTS token_usage_rollup_size (
+  size INTEGER PRIMARY KEY
+);
+
+CREATE TABLE IF NOT EXISTS token_usage_rollup_part (
+  dimension INTEGER NOT NULL,
+  form TEXT NOT NULL,
+  slot INTEGER NOT NULL,
+  PRIMARY KEY (dimension, form, slot)
+) WITHOUT ROWID;
+
+INSERT INTO token_usage_rollup_size VALUES (3), (24), (192), (1536) ON CONFLICT DO NOTHING;
+INSERT INTO token_usage_rollup_part
+  WITH dimensions (dimension) AS (VALUES (0), (1), (2)),
+    forms (form) AS (VALUES ('%Y-%m-%d %H'), ('%Y-%m-%dT%H'), ('%s'), ('%s000')),
+    slots (slot) AS (VALUES (0), (1), (2), (3), (4), (5), (6), (7))
+  SELECT dimension, form, slot FROM dimensions, forms, slots WHERE true
+  ON CONFLICT DO NOTHING;
+
+-- Where the triggers were not there to see every write, nothing that is rolled counts, and odd rows
+-- have to be looked for.
+DELETE FROM token_usage_rollup_user WHERE 8 <> (
   SELECT count(*) FROM sqlite_master
   WHERE type = 'trigger' AND tbl_name = 'token_usage' AND name GLOB 'token_usage_rollup_*');
-DELETE FROM token_usage_rollup WHERE 5 <> (
+DELETE FROM token_usage_rollup_late WHERE 8 <> (
   SELECT count(*) FROM sqlite_master
   WHERE type = 'trigger' AND tbl_name = 'token_usage' AND name GLOB 'token_usage_rollup_*');
+DELETE FROM token_usage_rollup WHERE 8 <> (
+  SELECT count(*) FROM sqlite_master
+  WHERE type = 'trigger' AND tbl_name = 'token_usage' AND name GLOB 'token_usage_rollup_*');
+INSERT INTO token_usage_rollup_odd
+  SELECT id, user_id FROM token_usage
+  WHERE (coalesce(prompt_tokens % 4294967296 = prompt_tokens, 1)
+    AND coalesce(completion_tokens % 4294967296 = completion_tokens, 1)
+    AND coalesce(total_tokens % 4294967296 = total_tokens, 1)
+    AND coalesce(execution_time_ms % 4294967296 = execution_time_ms, 1)
+    AND coalesce(+cost_usd BETWEEN -999 AND 999
+      AND abs(cost_usd * 1e12 - round(cost_usd * 1e12)) + min(0.25, abs(cost_usd * 0.006)) <= 0.5, 1)
+    AND coalesce(+cost_rub BETWEEN -999 AND 999
+      AND abs(cost_rub * 1e12 - round(cost_rub * 1e12)) + min(0.25, abs(cost_rub * 0.006)) <= 0.5, 1)
+    AND CASE typeof(created_at)
+      WHEN 'text' THEN ltrim(substr(created_at, 20), '.0123456789') IN ('', 'Z', '+00:00')
+        AND strftime('%Y-%m-%d' || substr(created_at, 11, 1) || '%H:%M:%S', created_at, '+0 days')
+          = substr(created_at, 1, 19)
+      WHEN 'integer' THEN created_at < 253402300800000
+      ELSE created_at < 100000000000 AND created_at - CAST(created_at AS INTEGER) < 0.999
+    END) IS NOT 1
+    AND 8 <> (
+      SELECT count(*) FROM sqlite_master
+      WHERE type = 'trigger' AND tbl_name = 'token_usage' AND name GLOB 'token_usage_rollup_*')
+  ON CONFLICT (id) DO UPDATE SET user_id = excluded.user_id;
 
 -- Rows that OR REPLACE may take away without any DELETE trigger.
 CREATE TRIGGER IF NOT EXISTS token_usage_rollup_before_insert BEFORE INSERT ON token_usage
@@ -187,109 +252,214 @@ WHEN EXISTS (SELECT 1 FROM token_usage WHERE id = NEW.id)
   OR EXISTS (SELECT 1 FROM token_usage WHERE request_id = NEW.request_id)
 BEGIN
   INSERT INTO token_usage_rollup_late
-    SELECT user_id, hour
-    FROM (
-      SELECT +user_id AS user_id,
-        CASE typeof(created_at)
-          WHEN 'text' THEN
-            coalesce(strftime('%s', substr(created_at, 1, 16)
-              || CASE WHEN substr(created_at, -6, 1) IN ('+', '-') THEN substr(created_at, -6) ELSE '' END) / 3600,
-              CASE WHEN substr(created_at, -6, 1) IN ('+', '-') THEN -1 END)
-          ELSE CAST(created_at AS INTEGER) / CASE WHEN created_at < 100000000000 THEN 3600 ELSE 3600000 END
-        END AS hour
-      FROM token_usage WHERE id = NEW.id OR request_id = NEW.request_id
-      LIMIT -1) AS t
-    WHERE hour < (SELECT rolled_until FROM token_usage_rollup_user WHERE user_id = t.user_id)
+    SELECT u.user_id, (t.hour / size + 1) * size, size
+    FROM (SELECT user_id,
+        CASE typeof(created_at) WHEN 'text' THEN strftime('%s', created_at)
+          ELSE CAST(created_at AS INTEGER) / CASE WHEN created_at < 100000000000 THEN 1 ELSE 1000 END END / 3600 AS hour
+      FROM token_usage WHERE id = NEW.id OR request_id = NEW.request_id LIMIT -1) AS t
+      CROSS JOIN token_usage_rollup_user AS u CROSS JOIN token_usage_rollup_size
+    WHERE u.user_id = +t.user_id AND (t.hour / size + 1) * size <= u.rolled_until
     ON CONFLICT DO NOTHING;
 END;
 
 CREATE TRIGGER IF NOT EXISTS token_usage_rollup_after_insert AFTER INSERT ON token_usage
-WHEN EXISTS (SELECT 1 FROM token_usage_rollup_user WHERE user_id = +NEW.user_id)
+WHEN CASE typeof(NEW.created_at) WHEN 'text' THEN strftime('%s', NEW.created_at)
+    ELSE CAST(NEW.created_at AS INTEGER) / CASE WHEN NEW.created_at < 100000000000 THEN 1 ELSE 1000 END END / 3600
+  < (SELECT rolled_until FROM token_usage_rollup_user WHERE user_id = +NEW.user_id)
 BEGIN
   INSERT INTO token_usage_rollup_late
-    SELECT user_id, hour
-    FROM (
-      SELECT +NEW.user_id AS user_id,
-        CASE typeof(NEW.created_at)
-          WHEN 'text' THEN
-            coalesce(strftime('%s', substr(NEW.created_at, 1, 16)
-              || CASE WHEN substr(NEW.created_at, -6, 1) IN ('+', '-') THEN substr(NEW.created_at, -6) ELSE '' END) / 3600,
-              CASE WHEN substr(NEW.created_at, -6, 1) IN ('+', '-') THEN -1 END)
-          ELSE CAST(NEW.created_at AS INTEGER) / CASE WHEN NEW.created_at < 100000000000 THEN 3600 ELSE 3600000 END
-        END AS hour
-      LIMIT -1) AS t
-    WHERE hour < (SELECT rolled_until FROM token_usage_rollup_user WHERE user_id = t.user_id)
+    SELECT u.user_id, (t.hour / size + 1) * size, size
+    FROM (SELECT NEW.user_id AS user_id,
+        CASE typeof(NEW.created_at) WHEN 'text' THEN strftime('%s', NEW.created_at)
+          ELSE CAST(NEW.created_at AS INTEGER) / CASE WHEN NEW.created_at < 100000000000 THEN 1 ELSE 1000 END END / 3600 AS hour LIMIT -1) AS t
+      CROSS JOIN token_usage_rollup_user AS u CROSS JOIN token_usage_rollup_size
+    WHERE u.user_id = +t.user_id AND (t.hour / size + 1) * size <= u.rolled_until
     ON CONFLICT DO NOTHING;
+END;
+
+CREATE TRIGGER IF NOT EXISTS token_usage_rollup_odd_insert AFTER INSERT ON token_usage
+WHEN (coalesce(NEW.prompt_tokens % 4294967296 = NEW.prompt_tokens, 1)
+    AND coalesce(NEW.completion_tokens % 4294967296 = NEW.completion_tokens, 1)
+    AND coalesce(NEW.total_tokens % 4294967296 = NEW.total_tokens, 1)
+    AND coalesce(NEW.execution_time_ms % 4294967296 = NEW.execution_time_ms, 1)
+    AND coalesce(+NEW.cost_usd BETWEEN -999 AND 999
+      AND abs(NEW.cost_usd * 1e12 - round(NEW.cost_usd * 1e12)) + min(0.25, abs(NEW.cost_usd * 0.006)) <= 0.5, 1)
+    AND coalesce(+NEW.cost_rub BETWEEN -999 AND 999
+      AND abs(NEW.cost_rub * 1e12 - round(NEW.cost_rub * 1e12)) + min(0.25, abs(NEW.cost_rub * 0.006)) <= 0.5, 1)
+    AND CASE typeof(NEW.created_at)
+      WHEN 'text' THEN ltrim(substr(NEW.created_at, 20), '.0123456789') IN ('', 'Z', '+00:00')
+        AND strftime('%Y-%m-%d' || substr(NEW.created_at, 11, 1) || '%H:%M:%S', NEW.created_at, '+0 days')
+          = substr(NEW.created_at, 1, 19)
+      WHEN 'integer' THEN NEW.created_at < 253402300800000
+      ELSE NEW.created_at < 100000000000 AND NEW.created_at - CAST(NEW.created_at AS INTEGER) < 0.999
+    END) IS NOT 1
+BEGIN
+  INSERT INTO token_usage_rollup_odd VALUES (NEW.id, NEW.user_id)
+    ON CONFLICT (id) DO UPDATE SET user_id = excluded.user_id;
 END;
 
 CREATE TRIGGER IF NOT EXISTS token_usage_rollup_before_update BEFORE UPDATE ON token_usage
 WHEN NEW.id IS NOT OLD.id OR NEW.request_id IS NOT OLD.request_id
 BEGIN
   INSERT INTO token_usage_rollup_late
-    SELECT user_id, hour
-    FROM (
-      SELECT +user_id AS user_id,
-        CASE typeof(created_at)
-          WHEN 'text' THEN
-            coalesce(strftime('%s', substr(created_at, 1, 16)
-              || CASE WHEN substr(created_at, -6, 1) IN ('+', '-') THEN substr(created_at, -6) ELSE '' END) / 3600,
-              CASE WHEN substr(created_at, -6, 1) IN ('+', '-') THEN -1 END)
-          ELSE CAST(created_at AS INTEGER) / CASE WHEN created_at < 100000000000 THEN 3600 ELSE 3600000 END
-        END AS hour
-      FROM token_usage WHERE id = NEW.id OR request_id = NEW.request_id
-      LIMIT -1) AS t
-    WHERE hour < (SELECT rolled_until FROM token_usage_rollup_user WHERE user_id = t.user_id)
+    SELECT u.user_id, (t.hour / size + 1) * size, size
+    FROM (SELECT user_id,
+        CASE typeof(created_at) WHEN 'text' THEN strftime('%s', created_at)
+          ELSE CAST(created_at AS INTEGER) / CASE WHEN created_at < 100000000000 THEN 1 ELSE 1000 END END / 3600 AS hour
+      FROM token_usage WHERE id = NEW.id OR request_id = NEW.request_id LIMIT -1) AS t
+      CROSS JOIN token_usage_rollup_user AS u CROSS JOIN token_usage_rollup_size
+    WHERE u.user_id = +t.user_id AND (t.hour / size + 1) * size <= u.rolled_until
     ON CONFLICT DO NOTHING;
 END;
 
 CREATE TRIGGER IF NOT EXISTS token_usage_rollup_after_update AFTER UPDATE ON token_usage
 BEGIN
   INSERT INTO token_usage_rollup_late
-    SELECT user_id, hour
-    FROM (
-      SELECT +OLD.user_id AS user_id,
-        CASE typeof(OLD.created_at)
-          WHEN 'text' THEN
-            coalesce(strftime('%s', substr(OLD.created_at, 1, 16)
-              || CASE WHEN substr(OLD.created_at, -6, 1) IN ('+', '-') THEN substr(OLD.created_at, -6) ELSE '' END) / 3600,
-              CASE WHEN substr(OLD.created_at, -6, 1) IN ('+', '-') THEN -1 END)
-          ELSE CAST(OLD.created_at AS INTEGER) / CASE WHEN OLD.created_at < 100000000000 THEN 3600 ELSE 3600000 END
-        END AS hour
-      LIMIT -1) AS t
-    WHERE hour < (SELECT rolled_until FROM token_usage_rollup_user WHERE user_id = t.user_id)
+    SELECT u.user_id, (t.hour / size + 1) * size, size
+    FROM (SELECT OLD.user_id AS user_id,
+        CASE typeof(OLD.created_at) WHEN 'text' THEN strftime('%s', OLD.created_at)
+          ELSE CAST(OLD.created_at AS INTEGER) / CASE WHEN OLD.created_at < 100000000000 THEN 1 ELSE 1000 END END / 3600 AS hour LIMIT -1) AS t
+      CROSS JOIN token_usage_rollup_user AS u CROSS JOIN token_usage_rollup_size
+    WHERE u.user_id = +t.user_id AND (t.hour / size + 1) * size <= u.rolled_until
     ON CONFLICT DO NOTHING;
   INSERT INTO token_usage_rollup_late
-    SELECT user_id, hour
-    FROM (
-      SELECT +NEW.user_id AS user_id,
-        CASE typeof(NEW.created_at)
-          WHEN 'text' THEN
-            coalesce(strftime('%s', substr(NEW.created_at, 1, 16)
-              || CASE WHEN substr(NEW.created_at, -6, 1) IN ('+', '-') THEN substr(NEW.created_at, -6) ELSE '' END) / 3600,
-              CASE WHEN substr(NEW.created_at, -6, 1) IN ('+', '-') THEN -1 END)
-          ELSE CAST(NEW.created_at AS INTEGER) / CASE WHEN NEW.created_at < 100000000000 THEN 3600 ELSE 3600000 END
-        END AS hour
-      LIMIT -1) AS t
-    WHERE hour < (SELECT rolled_until FROM token_usage_rollup_user WHERE user_id = t.user_id)
+    SELECT u.user_id, (t.hour / size + 1) * size, size
+    FROM (SELECT NEW.user_id AS user_id,
+        CASE typeof(NEW.created_at) WHEN 'text' THEN strftime('%s', NEW.created_at)
+          ELSE CAST(NEW.created_at AS INTEGER) / CASE WHEN NEW.created_at < 100000000000 THEN 1 ELSE 1000 END END / 3600 AS hour LIMIT -1) AS t
+      CROSS JOIN token_usage_rollup_user AS u CROSS JOIN token_usage_rollup_size
+    WHERE u.user_id = +t.user_id AND (t.hour / size + 1) * size <= u.rolled_until
     ON CONFLICT DO NOTHING;
+END;
+
+CREATE TRIGGER IF NOT EXISTS token_usage_rollup_odd_update AFTER UPDATE ON token_usage
+WHEN (coalesce(NEW.prompt_tokens % 4294967296 = NEW.prompt_tokens, 1)
+    AND coalesce(NEW.completion_tokens % 4294967296 = NEW.completion_tokens, 1)
+    AND coalesce(NEW.total_tokens % 4294967296 = NEW.total_tokens, 1)
+    AND coalesce(NEW.execution_time_ms % 4294967296 = NEW.execution_time_ms, 1)
+    AND coalesce(+NEW.cost_usd BETWEEN -999 AND 999
+      AND abs(NEW.cost_usd * 1e12 - round(NEW.cost_usd * 1e12)) + min(0.25, abs(NEW.cost_usd * 0.006)) <= 0.5, 1)
+    AND coalesce(+NEW.cost_rub BETWEEN -999 AND 999
+      AND abs(NEW.cost_rub * 1e12 - round(NEW.cost_rub * 1e12)) + min(0.25, abs(NEW.cost_rub * 0.006)) <= 0.5, 1)
+    AND CASE typeof(NEW.created_at)
+      WHEN 'text' THEN ltrim(substr(NEW.created_at, 20), '.0123456789') IN ('', 'Z', '+00:00')
+        AND strftime('%Y-%m-%d' || substr(NEW.created_at, 11, 1) || '%H:%M:%S', NEW.created_at, '+0 days')
+          = substr(NEW.created_at, 1, 19)
+      WHEN 'integer' THEN NEW.created_at < 253402300800000
+      ELSE NEW.created_at < 100000000000 AND NEW.created_at - CAST(NEW.created_at AS INTEGER) < 0.999
+    END) IS NOT 1
+BEGIN
+  INSERT INTO token_usage_rollup_odd VALUES (NEW.id, NEW.user_id)
+    ON CONFLICT (id) DO UPDATE SET user_id = excluded.user_id;
 END;
 
 CREATE TRIGGER IF NOT EXISTS token_usage_rollup_after_delete AFTER DELETE ON token_usage
 BEGIN
   INSERT INTO token_usage_rollup_late
-    SELECT user_id, hour
-    FROM (
-      SELECT +OLD.user_id AS user_id,
-        CASE typeof(OLD.created_at)
-          WHEN 'text' THEN
-            coalesce(strftime('%s', substr(OLD.created_at, 1, 16)
-              || CASE WHEN substr(OLD.created_at, -6, 1) IN ('+', '-') THEN substr(OLD.created_at, -6) ELSE '' END) / 3600,
-              CASE WHEN substr(OLD.created_at, -6, 1) IN ('+', '-') THEN -1 END)
-          ELSE CAST(OLD.created_at AS INTEGER) / CASE WHEN OLD.created_at < 100000000000 THEN 3600 ELSE 3600000 END
-        END AS hour
-      LIMIT -1) AS t
-    WHERE hour < (SELECT rolled_until FROM token_usage_rollup_user WHERE user_id = t.user_id)
+    SELECT u.user_id, (t.hour / size + 1) * size, size
+    FROM (SELECT OLD.user_id AS user_id,
+        CASE typeof(OLD.created_at) WHEN 'text' THEN strftime('%s', OLD.created_at)
+          ELSE CAST(OLD.created_at AS INTEGER) / CASE WHEN OLD.created_at < 100000000000 THEN 1 ELSE 1000 END END / 3600 AS hour LIMIT -1) AS t
+      CROSS JOIN token_usage_rollup_user AS u CROSS JOIN token_usage_rollup_size
+    WHERE u.user_id = +t.user_id AND (t.hour / size + 1) * size <= u.rolled_until
     ON CONFLICT DO NOTHING;
+END;
+
+-- One insert in eight does a bounded piece of work for its user: it moves rolled_until on, past 64
+-- rows or past one bucket of 3 hours with that many, marks the buckets that are complete then, and
+-- computes the first bucket that is marked, if it has 64 rows, from its eight parts or from the
+-- ledger where those are not rolled. The inserted row itself is in none of the buckets computed.
+CREATE TRIGGER IF NOT EXISTS token_usage_rollup_work AFTER INSERT ON token_usage
+WHEN (NEW.id & 1048575) * 2654435769 >> 20 & 7 = 0 AND NEW.user_id IS NOT NULL
+BEGIN
+  INSERT INTO token_usage_rollup_user (user_id, now, form, far)
+    SELECT user_id, now, form,
+      CASE WHEN NEW.created_at >= strftime(form, (hour + 3) * 3600, 'unixepoch') THEN (
+        SELECT created_at FROM token_usage
+        WHERE user_id = NEW.user_id AND created_at <= NEW.created_at
+          AND created_at >= strftime(form, hour * 3600, 'unixepoch')
+        ORDER BY created_at LIMIT 1 OFFSET 63) END
+    FROM (
+      SELECT +NEW.user_id AS user_id,
+        coalesce((SELECT rolled_until FROM token_usage_rollup_user WHERE user_id = +NEW.user_id), 0) AS hour,
+        CASE typeof(NEW.created_at) WHEN 'text' THEN strftime('%s', NEW.created_at)
+          ELSE CAST(NEW.created_at AS INTEGER) / CASE WHEN NEW.created_at < 100000000000 THEN 1 ELSE 1000 END END / 3600 AS now,
+        CASE typeof(NEW.created_at) WHEN 'text' THEN '%Y-%m-%d' || substr(NEW.created_at, 11, 1) || '%H'
+          WHEN 'integer' THEN substr('%s000', 1, length(NEW.created_at) - 8) ELSE '%s' END AS form
+      LIMIT -1)
+    WHERE true
+    ON CONFLICT (user_id) DO UPDATE SET now = excluded.now, form = excluded.form, far = excluded.far;
+  UPDATE token_usage_rollup_user SET
+    rolled_from = rolled_until,
+    rolled_until = max(rolled_until, coalesce(max(rolled_until + 3,
+      CASE typeof(far) WHEN 'text' THEN strftime('%s', far)
+        ELSE CAST(far AS INTEGER) / CASE WHEN far < 100000000000 THEN 1 ELSE 1000 END END / 10800 * 3), 0)),
+    (job_size, job_until, job_rows) = (
+      SELECT size, until, (
+        SELECT count(*) FROM (
+          SELECT 1 FROM token_usage
+          WHERE user_id = NEW.user_id AND until - size BETWEEN 30000 AND 20000000
+            AND created_at >= strftime(form, (until - size) * 3600, 'unixepoch')
+            AND created_at < strftime(form, until * 3600, 'unixepoch')
+          LIMIT 64))
+      FROM token_usage_rollup_late
+      WHERE user_id = +NEW.user_id AND (until <= now OR until - size > now)
+      LIMIT 1)
+    WHERE user_id = +NEW.user_id;
+  INSERT INTO token_usage_rollup_late
+    SELECT user_id, (rolled_from / size + 1) * size, size
+    FROM token_usage_rollup_user CROSS JOIN token_usage_rollup_size
+    WHERE user_id = +NEW.user_id AND rolled_from BETWEEN 1 AND rolled_until - 1
+      AND (rolled_from / size + 1) * size <= rolled_until
+    ON CONFLICT DO NOTHING;
+  DELETE FROM token_usage_rollup
+    WHERE dimension IN (0, 1, 2) AND (user_id, size, bucket) = (
+      SELECT user_id, job_size, job_until - job_size
+      FROM token_usage_rollup_user WHERE user_id = +NEW.user_id);
+  INSERT INTO token_usage_rollup
+    SELECT +NEW.user_id, size, dimension, bucket, key1, key2, sum(n), sum(prompt), sum(completion), sum(total),
+      sum(usd), sum(usd_rest), sum(rub), sum(rub_rest), sum(unpriced), sum(ms), sum(timed)
+    FROM (
+      SELECT j.job_size AS size, r.dimension, j.job_until - j.job_size AS bucket, r.key1, r.key2,
+        r.requests_count AS n, r.prompt_tokens AS prompt, r.completion_tokens AS completion,
+        r.total_tokens AS total, r.usd_millionths AS usd, r.usd_rest, r.rub_millionths AS rub, r.rub_rest,
+        r.unpriced_count AS unpriced, r.ms_sum AS ms, r.ms_count AS timed
+      FROM token_usage_rollup_user AS j CROSS JOIN token_usage_rollup AS r
+      WHERE j.user_id = +NEW.user_id AND j.job_rows = 64
+        AND r.user_id = +NEW.user_id AND r.size = j.job_size / 8 AND r.dimension IN (0, 1, 2)
+        AND r.bucket >= j.job_until - j.job_size AND r.bucket < j.job_until
+      UNION ALL
+      SELECT j.job_size, p.dimension, j.job_until - j.job_size,
+        CASE p.dimension WHEN 0 THEN '' WHEN 1 THEN coalesce(CAST(t.agent_id AS TEXT), x'')
+          ELSE coalesce(CAST(t.ai_provider AS TEXT), x'') END,
+        CASE p.dimension WHEN 2 THEN coalesce(CAST(t.ai_model AS TEXT), x'') ELSE '' END,
+        1, coalesce(t.prompt_tokens % 4294967296, 0), coalesce(t.completion_tokens % 4294967296, 0),
+        coalesce(t.total_tokens % 4294967296,
+          coalesce(t.prompt_tokens % 4294967296, 0) + coalesce(t.completion_tokens % 4294967296, 0)),
+        coalesce(CAST(round(t.cost_usd * 1e12) AS INTEGER) / 1000000, 0),
+        coalesce(CAST(round(t.cost_usd * 1e12) AS INTEGER) % 1000000, 0),
+        coalesce(CAST(round(t.cost_rub * 1e12) AS INTEGER) / 1000000, 0),
+        coalesce(CAST(round(t.cost_rub * 1e12) AS INTEGER) % 1000000, 0),
+        t.cost_usd IS NULL, coalesce(t.execution_time_ms % 4294967296, 0), t.execution_time_ms IS NOT NULL
+      FROM token_usage_rollup_user AS j CROSS JOIN token_usage_rollup_part AS p CROSS JOIN token_usage AS t
+      WHERE j.user_id = +NEW.user_id AND j.job_rows = 64 AND p.slot * max(3, j.job_size / 8) < j.job_size
+        AND NOT EXISTS (
+          SELECT 1 FROM token_usage_rollup
+          WHERE user_id = +NEW.user_id AND size = j.job_size / 8 AND dimension = 0
+            AND bucket = j.job_until - j.job_size + p.slot * (j.job_size / 8))
+        AND t.user_id = NEW.user_id
+        AND t.created_at >= strftime(p.form,
+          (j.job_until - j.job_size + p.slot * max(3, j.job_size / 8)) * 3600, 'unixepoch')
+        AND t.created_at < strftime(p.form,
+          (j.job_until - j.job_size + (p.slot + 1) * max(3, j.job_size / 8)) * 3600, 'unixepoch')
+        AND (typeof(t.created_at) <> 'text' OR substr(t.created_at, 11, 1) = substr(p.form, 9, 1))
+        AND t.id IS NOT NEW.id
+        AND t.id NOT IN (SELECT id FROM token_usage_rollup_odd WHERE user_id = +NEW.user_id))
+    GROUP BY dimension, key1, key2;
+  DELETE FROM token_usage_rollup_late
+    WHERE (user_id, until, size) = (
+      SELECT user_id, job_until, job_size
+      FROM token_usage_rollup_user WHERE user_id = +NEW.user_id);
 END;
 
 COMMIT;

@@ -3,10 +3,10 @@
 #include <algorithm>
 #include <charconv>
 #include <limits>
-#include <memory>
 
 #include "arguments.h"
 #include "request.h"
+#include "statement_cache.h"
 #include "sums.h"
 
 namespace token_usage {
@@ -99,11 +99,6 @@ Micros low_of(const DetailedFilter &filter) {
 Micros past_high_of(const DetailedFilter &filter) {
   return filter.end ? std::min(*filter.end, kPastLastInstant - 1) + 1 : kPastLastInstant;
 }
-
-struct ValueDeleter {
-  void operator()(sqlite3_value *value) const { sqlite3_value_free(value); }
-};
-using Value = std::unique_ptr<sqlite3_value, ValueDeleter>;
 
 // `YYYY-MM-DD`, the mark between date and time and `HH` of a time, followed by `end`.
 std::string hour_text(Micros time, char mark, std::string_view end) {
@@ -236,7 +231,7 @@ class PlaceFinder {
   void scan(Form form, const char *condition, const Bound &low, const Bound &high) {
     Statement row(ledger_.db, "SELECT " + columns_ + from_ +
                                   " AND created_at < ?3 AND created_at >= ?4" + condition +
-                                  " ORDER BY created_at DESC");
+                                  " ORDER BY created_at DESC", Keep::yes);
     bind_filter(row);
     bind(row, 3, high);
     bind(row, 4, low);
@@ -291,10 +286,7 @@ class PlaceFinder {
       } else {
         run.rowids.push_back(row.int64(1));
         if (may_leave && run.rowids.size() > long_run) {
-          const Value value(sqlite3_value_dup(row.value(0)));
-          if (!value) {
-            throw std::bad_alloc();
-          }
+          const OwnedValue value = row.copy(0);
           offer_newest(value.get(), *run.time);
           run.rowids.clear();
           run.open = false;
@@ -351,7 +343,7 @@ class PlaceFinder {
   void offer_newest(const sqlite3_value *value, Micros time) {
     const bool behind = after_ && after_->created_at == time;
     Statement row(ledger_.db, "SELECT " + columns_ + from_ + " AND created_at = ?3" +
-                                  (behind ? " AND id < ?4" : "") + " ORDER BY id DESC");
+                                  (behind ? " AND id < ?4" : "") + " ORDER BY id DESC", Keep::yes);
     bind_filter(row);
     row.bind(3, value);
     if (behind) {
@@ -464,7 +456,8 @@ Page detailed_page(const Ledger &ledger, const DetailedFilter &filter, std::int6
                 " task_type, content_id, workflow_id, request_id, endpoint FROM " +
                     ledger.table +
                     (ledger.has_rowid ? " WHERE " + ledger.rowid + " = ?3"
-                                      : " WHERE user_id = ?1 AND id = ?3"));
+                                      : " WHERE user_id = ?1 AND id = ?3"),
+                Keep::yes);
   if (!ledger.has_rowid) {
     // The key of such a table may be (user_id, id), and then `id` alone finds other users' rows.
     bind_user(row, ledger, filter.user);
@@ -512,6 +505,7 @@ int register_detailed_count(sqlite3 *db) {
   const auto call = [](sqlite3_context *context, int count, sqlite3_value **values) {
     guard(context, [&] {
       sqlite3 *const handle = sqlite3_context_db_handle(context);
+      connect_a_table(handle);
       const auto given = [&](int i) { return i < count ? values[i] : nullptr; };
       check_user(values[0]);
       const DetailedFilter filter{values[0], text_argument(given(1)),

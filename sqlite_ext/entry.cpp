@@ -11,7 +11,7 @@ SQLITE_EXTENSION_INIT1
 #include "recording.h"
 #include "report_json.h"
 #include "report_tables.h"
-#include "rollup.h"
+#include "rollup_build.h"
 #include "settings.h"
 #include "stats.h"
 #include "version.h"

@@ -107,7 +107,8 @@ bool id_is_rowid(const Ledger &ledger) {
   }
   // A primary key that is not the rowid has an index of its own.
   Statement index(ledger.db,
-                  "PRAGMA " + quote_identifier(ledger.schema) + ".index_list('token_usage')");
+                  "PRAGMA " + quote_identifier(ledger.schema) + ".index_list('token_usage')",
+                  Keep::yes);
   constexpr int origin = 3;
   while (index.step()) {
     if (index.text(origin) == "pk") {
@@ -118,7 +119,8 @@ bool id_is_rowid(const Ledger &ledger) {
 }
 
 Snapshot::Snapshot(sqlite3 *db, const std::string &schema)
-    : statement_(db, "SELECT 1 FROM " + quote_identifier(schema) + ".sqlite_master LIMIT 1") {
+    : statement_(db, "SELECT 1 FROM " + quote_identifier(schema) + ".sqlite_master LIMIT 1",
+                 Keep::yes) {
   statement_.step();
 }
 

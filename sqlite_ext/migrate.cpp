@@ -14,7 +14,7 @@
 #include "arguments.h"
 #include "ledger.h"
 #include "migration.h"
-#include "rollup.h"
+#include "rollup_build.h"
 
 namespace token_usage {
 
@@ -93,7 +93,7 @@ class Migration {
     const bool had_settings = has_table(db_, schema_, "token_usage_settings");
     const bool had_ledger = has_table(db_, schema_, "token_usage");
     for (const MigrationObject &object : migration_objects()) {
-      if (object.name.starts_with("token_usage_rollup")) {
+      if (object.is_rollup()) {
         continue;  // those hang together, and come last
       }
       make(object, had_ledger, had_settings);

@@ -45,12 +45,17 @@ std::vector<MigrationObject> parse() {
     }
     text.pop_back();
     MigrationObject object;
-    for (const char *const kind : {"TABLE", "INDEX", "VIEW", "TRIGGER"}) {
+    for (const char *const kind : {"TABLE", "INDEX", "TRIGGER"}) {
       const std::string head = std::string("CREATE ") + kind + " IF NOT EXISTS ";
       if (text.starts_with(head)) {
         object.kind = kind;
         object.name_at = head.size();
       }
+    }
+    constexpr std::string_view insert = "INSERT INTO ";
+    if (text.starts_with(insert)) {
+      object.kind = "INSERT";
+      object.name_at = insert.size();
     }
     if (object.kind.empty()) {
       throw std::logic_error("token_usage: unknown statement in the migration: " + text);
@@ -76,7 +81,7 @@ const std::vector<MigrationObject> &rollup_objects() {
   static const std::vector<MigrationObject> objects = [] {
     std::vector<MigrationObject> out;
     for (const MigrationObject &object : migration_objects()) {
-      if (object.name.starts_with("token_usage_rollup")) {
+      if (object.is_rollup() && object.kind != "INSERT") {
         out.push_back(object);
       }
     }

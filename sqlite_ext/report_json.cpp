@@ -9,6 +9,7 @@
 #include "arguments.h"
 #include "detailed.h"
 #include "reports.h"
+#include "statement_cache.h"
 
 namespace token_usage {
 
@@ -225,6 +226,7 @@ const Body kBodies[] = {
 void call(sqlite3_context *context, int count, sqlite3_value **values) {
   guard(context, [&] {
     const auto *const body = static_cast<const Body *>(sqlite3_user_data(context));
+    connect_a_table(sqlite3_context_db_handle(context));
     result_json(context, body->make(Arguments(context, count, values)));
   });
 }

@@ -13,6 +13,7 @@
 #include "arguments.h"
 #include "detailed.h"
 #include "reports.h"
+#include "statement_cache.h"
 #include "verify.h"
 
 namespace token_usage {
@@ -281,12 +282,13 @@ int connect(sqlite3 *db, void *data, int, const char *const *, sqlite3_vtab **ou
       return code;
     }
     const std::string columns = report->columns;
-    auto *const table = new Table();
+    auto table = std::make_unique<Table>();
     table->db = db;
     table->report = report;
     table->visible = 1 + static_cast<int>(std::count(columns.begin(), columns.end(), ','));
     table->hidden = static_cast<int>(report->arguments.size()) + 1;
-    *out = table;
+    keep_statements(db);
+    *out = table.release();
     return SQLITE_OK;
   } catch (const std::bad_alloc &) {
     return SQLITE_NOMEM;
@@ -295,8 +297,10 @@ int connect(sqlite3 *db, void *data, int, const char *const *, sqlite3_vtab **ou
   }
 }
 
-int disconnect(sqlite3_vtab *table) noexcept {
-  delete static_cast<Table *>(table);
+int disconnect(sqlite3_vtab *base) noexcept {
+  const auto *const table = static_cast<Table *>(base);
+  drop_statements(table->db);
+  delete table;
   return SQLITE_OK;
 }
 

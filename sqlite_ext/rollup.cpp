@@ -1,94 +1,60 @@
 // Reading rollups: whether they can be used, and which of them a report takes. A report covers its
-// stretches with the coarsest rolled buckets that no bound cuts: months, then days, then (for sums
-// without groups) hours. What is left over goes back to the caller, to be read from the ledger.
+// stretches with the largest buckets that no bound cuts and no mark spoils. What is left over goes
+// back to the caller, to be read from the ledger.
 #include "rollup.h"
 
 #include <algorithm>
 
 #include "migration.h"
+#include "statement_cache.h"
 
 namespace token_usage {
 
 namespace {
 
+Decimal money(std::int64_t millionths, std::int64_t rest) {
+  return Decimal::from_units(static_cast<int128>(millionths) * 1'000'000 + rest);
+}
+
+// Buckets next to each other, of one stretch.
 struct Taken {
-  Hour bucket;
+  Hour low;
+  Hour high;
   std::size_t stretch;
 };
 
-Decimal decimal_of(std::int64_t whole, std::int64_t fraction) {
-  return Decimal::from_units(static_cast<int128>(whole) * 1'000'000'000'000 + fraction);
-}
-
-bool same_text(const std::string &a, std::string_view b) { return a == b; }
-
-// The buckets of one tier that lie in `pieces` before `until`, taken out of them.
+// The buckets that lie in `pieces`, taken out of them size by size.
 class Cover {
  public:
-  Cover(SumSet &sums, const Ledger &ledger, const sqlite3_value *stored, Hour until,
-        std::vector<Hour> late)
-      : sums_(sums), ledger_(ledger), stored_(stored), until_(until), late_(std::move(late)) {}
+  Cover(SumSet &sums, const Ledger &ledger, const RolledUser &user, Dimension dimension,
+        const std::optional<std::string> &agent)
+      : sums_(sums),
+        ledger_(ledger),
+        user_(user),
+        marks_(marks_of(ledger, user.stored.get())),
+        dimension_(dimension),
+        agent_(agent),
+        grouped_(key_count(dimension) > 0 || agent) {}
 
-  void run(Tier tier, Dimension dimension, const std::optional<std::string> &agent,
-           std::vector<Piece> &pieces) {
-    const bool grouped = key_count(dimension) > 0 || agent;
+  void run(Hour size, std::vector<Piece> &pieces) {
     std::vector<Taken> taken;
     std::vector<Piece> left;
-    std::optional<Statement> totals;
+    Statement total(ledger_.db,
+                    std::string("SELECT bucket, ") + kRolledColumns + " FROM " +
+                        beside(ledger_, "token_usage_rollup") +
+                        " WHERE user_id = ?1 AND size = ?2 AND dimension = 0 AND bucket >= ?3"
+                        " AND bucket < ?4 ORDER BY bucket",
+                    Keep::yes);
+    total.bind(1, user_.stored.get()).bind(2, size);
     for (std::size_t first = 0; first < pieces.size();) {
       std::size_t past = first + 1;
       while (past < pieces.size() && pieces[past].low == pieces[past - 1].high) {
         ++past;
       }
-      const Hour low = std::max(kFirstRolledHour, hour_of(pieces[first].low));
-      const Hour high = std::min(until_, hour_of(pieces[past - 1].high));
-      std::size_t at = first;
-      Micros from = pieces[at].low;  // what is left of pieces[at] starts here
-      if (low < high) {
-        if (!totals) {
-          totals.emplace(ledger_.db, std::string("SELECT bucket, ") + kRolledColumns + " FROM " +
-                                         beside(ledger_, "token_usage_rollup") +
-                                         " WHERE user_id = ?1 AND tier = ?2 AND dimension = 0"
-                                         " AND bucket >= ?3 AND bucket < ?4 ORDER BY bucket");
-          totals->bind(1, stored_).bind(2, static_cast<std::int64_t>(tier));
-        } else {
-          totals->reset();
-        }
-        totals->bind(3, low).bind(4, high);
-        while (totals->step()) {
-          const Hour bucket = totals->int64(0);
-          const Hour end = bucket_end(tier, bucket);
-          const Micros start_time = bucket * kMicrosPerHour;
-          const Micros end_time = end * kMicrosPerHour;
-          while (at < past && pieces[at].high <= start_time) {
-            keep(left, pieces[at], from, pieces[at].high);
-            if (++at < past) {
-              from = pieces[at].low;
-            }
-          }
-          if (at == past) {
-            break;
-          }
-          if (start_time < from || end_time > pieces[at].high || end > until_ ||
-              has_late(late_, bucket, end) ||
-              (grouped && tier == Tier::month && totals->int64(1) < kMonthGroups)) {
-            continue;
-          }
-          keep(left, pieces[at], from, start_time);
-          from = end_time;
-          if (grouped) {
-            taken.push_back({bucket, pieces[at].stretch});
-          } else {
-            sums_.at(pieces[at].stretch, {}).merge(rolled_measures(*totals, 1));
-          }
-        }
-      }
-      for (; at < past; ++at) {
-        keep(left, pieces[at], std::max(from, pieces[at].low), pieces[at].high);
-      }
+      cut(size, total, pieces, first, past, taken, left);
       first = past;
     }
-    add_groups(tier, dimension, agent, taken);
+    add_groups(size, taken);
     pieces = std::move(left);
   }
 
@@ -99,48 +65,87 @@ class Cover {
     }
   }
 
+  // The pieces [first, past), which touch.
+  void cut(Hour size, Statement &total, const std::vector<Piece> &pieces, std::size_t first,
+           std::size_t past, std::vector<Taken> &taken, std::vector<Piece> &left) {
+    const Hour low = std::max<Hour>(0, hour_of(pieces[first].low));
+    const Hour high = std::min(user_.until, hour_of(pieces[past - 1].high));
+    std::size_t at = first;
+    Micros from = pieces[at].low;  // what is left of pieces[at] starts here
+    if (low + size <= high) {
+      total.reset();
+      total.bind(3, low).bind(4, high);
+      while (total.step()) {
+        const Hour bucket = total.int64(0);
+        const Micros start = bucket * kMicrosPerHour;
+        const Micros end = (bucket + size) * kMicrosPerHour;
+        while (at < past && pieces[at].high <= start) {
+          keep(left, pieces[at], from, pieces[at].high);
+          if (++at < past) {
+            from = pieces[at].low;
+          }
+        }
+        if (at == past) {
+          break;
+        }
+        if (start < from || end > pieces[at].high || bucket + size > user_.until ||
+            std::binary_search(marks_.begin(), marks_.end(), Mark{bucket + size, size})) {
+          continue;
+        }
+        keep(left, pieces[at], from, start);
+        from = end;
+        if (!grouped_) {
+          sums_.at(pieces[at].stretch, {}).merge(rolled_measures(total, 1));
+        } else if (!taken.empty() && taken.back().high == bucket &&
+                   taken.back().stretch == pieces[at].stretch) {
+          taken.back().high = bucket + size;
+        } else {
+          taken.push_back({bucket, bucket + size, pieces[at].stretch});
+        }
+      }
+    }
+    for (; at < past; ++at) {
+      keep(left, pieces[at], std::max(from, pieces[at].low), pieces[at].high);
+    }
+  }
+
   // The rows by agent or by model of the buckets that were taken.
-  void add_groups(Tier tier, Dimension dimension, const std::optional<std::string> &agent,
-                  const std::vector<Taken> &taken) {
+  void add_groups(Hour size, const std::vector<Taken> &taken) {
     if (taken.empty()) {
       return;
     }
-    Statement row(ledger_.db, std::string("SELECT bucket, key1, key2, ") + kRolledColumns +
-                                  " FROM " + beside(ledger_, "token_usage_rollup") +
-                                  " WHERE user_id = ?1 AND tier = ?2 AND dimension = ?3"
-                                  " AND bucket >= ?4 AND bucket <= ?5" +
-                                  (agent ? " AND key1 = ?6" : "") + " ORDER BY bucket");
-    row.bind(1, stored_).bind(2, static_cast<std::int64_t>(tier));
-    row.bind(3, static_cast<std::int64_t>(key_count(agent ? Dimension::agent : dimension)));
-    row.bind(4, taken.front().bucket).bind(5, taken.back().bucket);
-    if (agent) {
-      row.bind(6, std::string_view(*agent));
+    Statement row(ledger_.db,
+                  std::string("SELECT key1, key2, ") + kRolledColumns + " FROM " +
+                      beside(ledger_, "token_usage_rollup") +
+                      " WHERE user_id = ?1 AND size = ?2 AND dimension = ?3 AND bucket >= ?4"
+                      " AND bucket < ?5" +
+                      (agent_ ? " AND key1 = ?6" : ""),
+                  Keep::yes);
+    row.bind(1, user_.stored.get()).bind(2, size);
+    row.bind(3, static_cast<std::int64_t>(key_count(agent_ ? Dimension::agent : dimension_)));
+    if (agent_) {
+      row.bind(6, std::string_view(*agent_));
     }
-    std::size_t at = 0;
-    Keys keys(static_cast<std::size_t>(key_count(dimension)));
-    while (row.step()) {
-      const Hour bucket = row.int64(0);
-      while (at < taken.size() && taken[at].bucket < bucket) {
-        ++at;
+    Keys keys(static_cast<std::size_t>(key_count(dimension_)));
+    for (const Taken &run : taken) {
+      row.reset();
+      row.bind(4, run.low).bind(5, run.high);
+      while (row.step()) {
+        for (std::size_t i = 0; i < keys.size(); ++i) {
+          keys[i] = rolled_key(row, static_cast<int>(i));
+        }
+        sums_.at(run.stretch, keys).merge(rolled_measures(row, 2));
       }
-      if (at == taken.size()) {
-        break;
-      }
-      if (taken[at].bucket != bucket) {
-        continue;
-      }
-      for (std::size_t i = 0; i < keys.size(); ++i) {
-        keys[i] = rolled_key(row, 1 + static_cast<int>(i));
-      }
-      sums_.at(taken[at].stretch, keys).merge(rolled_measures(row, 3));
     }
   }
 
   SumSet &sums_;
   const Ledger &ledger_;
-  const sqlite3_value *stored_;
-  Hour until_;
-  std::vector<Hour> late_;
+  const RolledUser &user_;
+  std::vector<Mark> marks_;
+  Dimension dimension_;
+  const std::optional<std::string> &agent_;
+  bool grouped_;
 };
 
 // True where every unique key of the ledger is one that the triggers look at.
@@ -160,45 +165,51 @@ bool keys_are_known(const Ledger &ledger) {
   return true;
 }
 
+// Whatever stands beside the ledger under our names must be word for word what migrate makes.
+bool objects_are_ours(const Ledger &ledger) {
+  const std::vector<MigrationObject> &wanted = rollup_objects();
+  Statement row(ledger.db,
+                "SELECT name, sql FROM " + quote_identifier(ledger.schema) +
+                    ".sqlite_master WHERE name GLOB '*token_usage_rollup*' AND sql IS NOT NULL",
+                Keep::yes);
+  std::size_t found = 0;
+  while (row.step()) {
+    const std::string name(row.text(0));
+    const auto object =
+        std::find_if(wanted.begin(), wanted.end(),
+                     [&name](const MigrationObject &each) { return each.name == name; });
+    if (object == wanted.end()) {
+      continue;
+    }
+    if (row.text(1) != object->stored_sql) {
+      return false;
+    }
+    ++found;
+  }
+  return found == wanted.size();
+}
+
 }  // namespace
 
 Hour hour_of(Micros time) { return time / kMicrosPerHour - (time % kMicrosPerHour < 0 ? 1 : 0); }
-
-Hour bucket_of(Tier tier, Hour hour) {
-  if (tier == Tier::hour) {
-    return hour;
-  }
-  const std::int64_t day = hour / 24 - (hour % 24 < 0 ? 1 : 0);
-  if (tier == Tier::day) {
-    return day * 24;
-  }
-  const CivilDate date = civil_from_days(day);
-  return days_from_civil(date.year, date.month, 1) * 24;
-}
-
-Hour bucket_end(Tier tier, Hour bucket) {
-  switch (tier) {
-    case Tier::hour:
-      return bucket + 1;
-    case Tier::day:
-      return bucket + 24;
-    default:
-      // No month is longer than 31 days, and 32 days on is in the next one.
-      return bucket_of(Tier::month, bucket + 32 * 24);
-  }
-}
 
 std::string beside(const Ledger &ledger, const char *name) {
   return quote_identifier(ledger.schema) + ".\"" + name + '"';
 }
 
 bool can_roll(const Ledger &ledger) {
-  // Where id is not the rowid itself, OR REPLACE may also replace by the hidden rowid.
+  // Where id is not the rowid itself, OR REPLACE may also replace by the hidden rowid. A column of no
+  // affinity would not compare a number with the text of one.
   const char *collation = nullptr;
   int is_key = 0;
   if (sqlite3_table_column_metadata(ledger.db, ledger.schema.c_str(), "token_usage", "user_id",
                                     nullptr, &collation, nullptr, nullptr, nullptr) != SQLITE_OK ||
       sqlite3_stricmp(collation, "BINARY") != 0) {
+    return false;
+  }
+  if (sqlite3_table_column_metadata(ledger.db, ledger.schema.c_str(), "token_usage", "created_at",
+                                    nullptr, &collation, nullptr, nullptr, nullptr) != SQLITE_OK ||
+      sqlite3_stricmp(collation, "BINARY") != 0 || ledger.created_at == Affinity::blob) {
     return false;
   }
   if (sqlite3_table_column_metadata(ledger.db, ledger.schema.c_str(), "token_usage", "id",
@@ -213,55 +224,67 @@ bool can_roll(const Ledger &ledger) {
 }
 
 bool rollups_usable(const Ledger &ledger) {
-  // Whatever stands beside the ledger under our names must be word for word what migrate makes.
-  const std::vector<MigrationObject> &wanted = rollup_objects();
-  Statement row(ledger.db, "SELECT name, sql FROM " + quote_identifier(ledger.schema) +
-                               ".sqlite_master WHERE name GLOB 'token_usage_rollup*'"
-                               " AND sql IS NOT NULL");
-  std::size_t found = 0;
-  while (row.step()) {
-    const std::string name(row.text(0));
-    const auto object =
-        std::find_if(wanted.begin(), wanted.end(),
-                     [&name](const MigrationObject &each) { return same_text(each.name, name); });
-    if (object == wanted.end()) {
-      continue;
-    }
-    if (row.text(1) != object->stored_sql) {
-      return false;
-    }
-    ++found;
+  if (!has_table(ledger.db, ledger.schema, "token_usage_rollup_user")) {
+    return false;
   }
-  return found == wanted.size() && can_roll(ledger);
+  // The answer changes with the schema only. Another database may be attached by the same name, so
+  // it is remembered for `main` alone.
+  const bool is_main = sqlite3_stricmp(ledger.schema.c_str(), "main") == 0;
+  std::int64_t version = 0;
+  if (is_main) {
+    Statement row(ledger.db, "PRAGMA main.schema_version", Keep::yes);
+    version = row.step() ? row.int64(0) : 0;
+    const std::optional<bool> known = known_usable(ledger.db, version);
+    if (known) {
+      return *known;
+    }
+  }
+  const bool usable = objects_are_ours(ledger) && can_roll(ledger);
+  if (is_main && sqlite3_txn_state(ledger.db, "main") != SQLITE_TXN_WRITE) {
+    remember_usable(ledger.db, version, usable);
+  }
+  return usable;
 }
 
-OwnedValue stored_user(const Ledger &ledger, sqlite3_value *user) {
-  Statement row(ledger.db, "SELECT user_id FROM " + ledger.table + " WHERE user_id = ?1 LIMIT 1");
+bool rollups_serve(const Ledger &ledger, sqlite3_value *user) {
+  if (!rollups_usable(ledger)) {
+    return false;
+  }
+  Statement row(ledger.db,
+                "SELECT count(*) FROM (SELECT 1 FROM " + beside(ledger, "token_usage_rollup_odd") +
+                    " WHERE user_id = (SELECT user_id FROM " + ledger.table +
+                    " WHERE user_id = ?1 LIMIT 1) LIMIT " + std::to_string(kMostOddRows + 1) + ")",
+                Keep::yes);
   bind_user(row, ledger, user);
-  return row.step() ? row.copy(0) : nullptr;
+  row.step();
+  return row.int64(0) <= kMostOddRows;
 }
 
-std::optional<Hour> rolled_until(const Ledger &ledger, const sqlite3_value *stored) {
-  Statement row(ledger.db, "SELECT rolled_until FROM " + beside(ledger, "token_usage_rollup_user") +
-                               " WHERE user_id = ?1");
-  row.bind(1, stored);
-  return row.step() ? std::optional(row.int64(0)) : std::nullopt;
+std::optional<RolledUser> rolled_user(const Ledger &ledger, sqlite3_value *user) {
+  Statement row(ledger.db,
+                "SELECT user_id, (SELECT rolled_until FROM " +
+                    beside(ledger, "token_usage_rollup_user") +
+                    " WHERE user_id = +t.user_id) FROM " + ledger.table +
+                    " AS t WHERE user_id = ?1 LIMIT 1",
+                Keep::yes);
+  bind_user(row, ledger, user);
+  if (!row.step()) {
+    return std::nullopt;
+  }
+  return RolledUser{row.copy(0), row.int64(1)};
 }
 
-std::vector<Hour> late_hours(const Ledger &ledger, const sqlite3_value *stored) {
-  std::vector<Hour> out;
-  Statement row(ledger.db, "SELECT hour FROM " + beside(ledger, "token_usage_rollup_late") +
-                               " WHERE user_id = ?1 ORDER BY hour");
+std::vector<Mark> marks_of(const Ledger &ledger, const sqlite3_value *stored) {
+  std::vector<Mark> out;
+  Statement row(ledger.db,
+                "SELECT until, size FROM " + beside(ledger, "token_usage_rollup_late") +
+                    " WHERE user_id = ?1 ORDER BY until, size",
+                Keep::yes);
   row.bind(1, stored);
   while (row.step()) {
-    out.push_back(row.int64(0));
+    out.push_back({row.int64(0), row.int64(1)});
   }
   return out;
-}
-
-bool has_late(const std::vector<Hour> &late, Hour low, Hour high) {
-  const auto first = std::lower_bound(late.begin(), late.end(), low);
-  return first != late.end() && *first < high;
 }
 
 Measures rolled_measures(const Statement &row, int column) {
@@ -270,11 +293,11 @@ Measures rolled_measures(const Statement &row, int column) {
   out.prompt_tokens = row.int64(column + 1);
   out.completion_tokens = row.int64(column + 2);
   out.total_tokens = row.int64(column + 3);
-  out.cost_usd = decimal_of(row.int64(column + 4), row.int64(column + 5));
-  out.cost_rub = decimal_of(row.int64(column + 6), row.int64(column + 7));
+  out.cost_usd = money(row.int64(column + 4), row.int64(column + 5));
+  out.cost_rub = money(row.int64(column + 6), row.int64(column + 7));
   out.unpriced_count = row.int64(column + 8);
-  out.execution_ms_sum = decimal_of(row.int64(column + 9), row.int64(column + 10));
-  out.execution_ms_count = row.int64(column + 11);
+  out.execution_ms_sum = Decimal::from_int(row.int64(column + 9));
+  out.execution_ms_count = row.int64(column + 10);
   return out;
 }
 
@@ -288,27 +311,16 @@ std::optional<std::string> rolled_key(const Statement &row, int column) {
 void take_rolled_buckets(SumSet &sums, const Ledger &ledger, sqlite3_value *user,
                          const std::optional<std::string> &agent, Dimension dimension,
                          std::vector<Piece> &pieces) {
-  if (pieces.empty() || (agent && dimension == Dimension::model) ||
-      !has_table(ledger.db, ledger.schema, "token_usage_rollup_user")) {
+  if (pieces.empty() || (agent && dimension == Dimension::model)) {
     return;
   }
-  const OwnedValue stored = stored_user(ledger, user);
-  if (!stored) {
+  const std::optional<RolledUser> rolled = rolled_user(ledger, user);
+  if (!rolled || rolled->until == 0) {
     return;
   }
-  const std::optional<Hour> until = rolled_until(ledger, stored.get());
-  if (!until || !rollups_usable(ledger)) {
-    return;
-  }
-  std::vector<Hour> late = late_hours(ledger, stored.get());
-  if (!late.empty() && late.front() < 0) {
-    return;
-  }
-  Cover cover(sums, ledger, stored.get(), *until, std::move(late));
-  cover.run(Tier::month, dimension, agent, pieces);
-  cover.run(Tier::day, dimension, agent, pieces);
-  if (key_count(dimension) == 0 && !agent) {
-    cover.run(Tier::hour, dimension, agent, pieces);
+  Cover cover(sums, ledger, *rolled, dimension, agent);
+  for (auto size = kSizes.rbegin(); size != kSizes.rend(); ++size) {
+    cover.run(*size, pieces);
   }
 }
 

@@ -1,10 +1,13 @@
-// Rollups (section 4 of the contract): sums of whole UTC hours, days and months of one user, kept in
-// ordinary tables beside the ledger. Two rules make them exact. Buckets are computed whole from the
-// ledger and never added to. And a bucket counts only while no late write is marked in it: the
-// triggers of the migration mark the hour of every row that comes, changes or goes in time that is
-// rolled. What does not count, or was never rolled, is read from the ledger.
+// Rollups (section 4 of the contract): sums of whole buckets of 3, 24, 192 and 1536 hours (UTC) of
+// one user, kept in ordinary tables beside the ledger. Two rules make them exact. Buckets are
+// computed whole, from the ledger or from their eight parts, and never added to. And a bucket counts
+// only while no mark of it is in token_usage_rollup_late: the triggers of the migration mark the
+// buckets of every row that comes, changes or goes in time that is rolled. What does not count, or
+// was never rolled, is read from the ledger. Ledger rows that SQL cannot add up without a doubt
+// (costs of a thousand and more, local times ...) are in no bucket; the triggers list their ids.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -15,62 +18,61 @@
 
 namespace token_usage {
 
-enum class Tier { hour, day, month };
-
-// A bucket by its first hour since 1970-01-01 00:00 UTC, and where the next one starts.
+// Hours since 1970-01-01 00:00 UTC; a bucket is named by its first one.
 using Hour = std::int64_t;
 inline constexpr Micros kMicrosPerHour = 3'600 * kMicrosPerSecond;
 
-// The bucket of that tier that holds the hour.
-Hour bucket_of(Tier tier, Hour hour);
-Hour bucket_end(Tier tier, Hour bucket);
+// The sizes of buckets in hours; a bucket starts at a multiple of its size, and holds eight of the
+// size before.
+inline constexpr std::array<Hour, 4> kSizes = {3, 24, 192, 1536};
+
+// No bucket lies outside of [1973, 4251]: there a number could be seconds or milliseconds.
+inline constexpr Hour kFirstRolled = 30'000;
+inline constexpr Hour kPastRolled = 20'000'000;
+
+// From so many rows on a bucket is rolled: below, reading the ledger costs no more.
+inline constexpr std::int64_t kBucketRows = 64;
+
+// With more odd rows than this a user's reports read the ledger alone.
+inline constexpr std::int64_t kMostOddRows = 2'000;
 
 // The hour that holds the time.
 Hour hour_of(Micros time);
 
-// From so many rows on a bucket is rolled: below, reading the ledger costs no more. A month has sums
-// by agent and by model only from kMonthGroups rows on; a day that is rolled always has them, an
-// hour never.
-inline constexpr std::int64_t kHourRows = 16;
-inline constexpr std::int64_t kDayRows = 64;
-inline constexpr std::int64_t kMonthRows = 32;
-inline constexpr std::int64_t kMonthGroups = 256;
-
-// No bucket before 1971 is rolled: there the hours of negative numbers would have to be rounded with
-// care.
-inline constexpr Hour kFirstRolledHour = 8'760;
+// The first hour of the bucket of that size that holds the hour; hours are not negative.
+inline Hour bucket_of(Hour size, Hour hour) { return hour - hour % size; }
 
 // True where the tables are there, the triggers are exactly ours, and no unique key but id and
 // request_id lets a statement with OR REPLACE remove rows that the triggers do not see.
 bool rollups_usable(const Ledger &ledger);
 
-// The same without looking at the triggers: whether migrate should make them.
-bool can_roll(const Ledger &ledger);
+// The same, and the user has few odd rows.
+bool rollups_serve(const Ledger &ledger, sqlite3_value *user);
 
-// Makes what is missing of the rollup tables and triggers, and empties the tables where it had to:
-// they may have missed writes. A ledger for which can_roll is false gets no triggers. Returns whether
-// something was made. Throws the adoption error where one of the tables is not ours.
-bool ensure_rollups(const Ledger &ledger);
+// Whether migrate should make the triggers: they could work.
+bool can_roll(const Ledger &ledger);
 
 // `"schema"."name"`.
 std::string beside(const Ledger &ledger, const char *name);
 
-// Rows before this hour may lie in rolled buckets; nothing where the user has none. `stored` is the
-// user as the ledger stores it.
-std::optional<Hour> rolled_until(const Ledger &ledger, const sqlite3_value *stored);
+// The user as the ledger stores it, and the hour at which its last bucket ends (0 where it has
+// none). Nothing where the ledger has no row of the user.
+struct RolledUser {
+  OwnedValue stored;
+  Hour until;
+};
+std::optional<RolledUser> rolled_user(const Ledger &ledger, sqlite3_value *user);
 
-// The hours that late writes have marked, ascending. One below 0 stands for a time that the triggers
-// could not tell: then no bucket of the user counts.
-std::vector<Hour> late_hours(const Ledger &ledger, const sqlite3_value *stored);
+// A bucket that is marked, by its end: all before it in this order are done before it.
+struct Mark {
+  Hour until;
+  Hour size;
+  friend auto operator<=>(const Mark &, const Mark &) = default;
+};
+std::vector<Mark> marks_of(const Ledger &ledger, const sqlite3_value *stored);
 
-// True where one of the hours lies in [low, high).
-bool has_late(const std::vector<Hour> &late, Hour low, Hour high);
-
-// The user as the ledger stores it, or nothing where the ledger has no row of it.
-OwnedValue stored_user(const Ledger &ledger, sqlite3_value *user);
-
-// Adds every rolled bucket that lies whole in a piece, and leaves in `pieces` what has to be read
-// from the ledger.
+// Adds every bucket that counts and lies whole in a piece, and leaves in `pieces` what has to be
+// read from the ledger.
 void take_rolled_buckets(SumSet &sums, const Ledger &ledger, sqlite3_value *user,
                          const std::optional<std::string> &agent, Dimension dimension,
                          std::vector<Piece> &pieces);
@@ -78,16 +80,10 @@ void take_rolled_buckets(SumSet &sums, const Ledger &ledger, sqlite3_value *user
 // The measures of a rollup row, which start at this column.
 Measures rolled_measures(const Statement &row, int column);
 inline constexpr const char *kRolledColumns =
-    "requests_count, prompt_tokens, completion_tokens, total_tokens, usd_whole, usd_fraction,"
-    " rub_whole, rub_fraction, unpriced_count, ms_whole, ms_fraction, ms_count";
+    "requests_count, prompt_tokens, completion_tokens, total_tokens, usd_millionths, usd_rest,"
+    " rub_millionths, rub_rest, unpriced_count, ms_sum, ms_count";
 
 // A key as a rollup row holds it: text, or a blob without bytes for NULL.
 std::optional<std::string> rolled_key(const Statement &row, int column);
-
-// The users that the ledger holds, one after the other: the one behind `last`, or the first.
-OwnedValue next_user(const Ledger &ledger, const sqlite3_value *last);
-
-// token_usage_rebuild([user_id [, schema]]) and token_usage_compact([max_rows [, schema]]).
-int register_rollup(sqlite3 *db);
 
 }  // namespace token_usage

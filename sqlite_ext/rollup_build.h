@@ -8,8 +8,8 @@
 
 namespace token_usage {
 
-// Tier, dimension, bucket, keys: the primary key of a rollup row behind the user.
-using RolledKey = std::tuple<Tier, int, Hour, Keys>;
+// Size, bucket, dimension (0 all, 1 by agent, 2 by provider and model), keys.
+using RolledKey = std::tuple<Hour, Hour, int, Keys>;
 
 struct Rolled {
   std::map<RolledKey, Measures> rows;
@@ -17,12 +17,26 @@ struct Rolled {
   Hour until = 0;  // every bucket ends at or before it
 };
 
-// Where the buckets of a range end: at its end, or at the hour of its latest row, since more rows of
-// that hour are likely to come.
+// Where the buckets of a range end: at its end, or before the bucket of its latest row, since more
+// rows of that one are likely to come.
 enum class Until { end, latest_row };
 
-// What the rollups of `user` should hold for the buckets that lie whole in [low, high): nothing below
-// the thresholds, and nothing that the tables cannot hold.
-Rolled roll(const Ledger &ledger, sqlite3_value *user, Hour low, Hour high, Until until);
+// The sums of the buckets with `least` rows and more that lie whole in [low, high).
+Rolled roll(const Ledger &ledger, sqlite3_value *user, Hour low, Hour high, Until until,
+            std::int64_t least);
+
+// The users that the ledger holds, one after the other: the one behind `last`, or the first.
+OwnedValue next_user(const Ledger &ledger, const sqlite3_value *last);
+
+// Makes what is missing of the rollup tables and triggers, and empties the tables where it had to:
+// they may have missed writes. A ledger for which can_roll is false gets no triggers. Returns whether
+// something was made. Throws the adoption error where one of the tables is not ours.
+bool ensure_rollups(const Ledger &ledger);
+
+// A condition on the columns of the ledger that is true for odd rows.
+std::string odd_condition();
+
+// token_usage_rebuild([user_id [, schema]]) and token_usage_compact([max_rows [, schema]]).
+int register_rollup(sqlite3 *db);
 
 }  // namespace token_usage

@@ -70,7 +70,8 @@ void set(sqlite3_context *context, int count, sqlite3_value **values) {
 
 std::string read_setting(sqlite3 *db, const std::string &schema, std::string_view name) {
   if (has_table(db, schema, "token_usage_settings")) {
-    Statement row(db, "SELECT value FROM " + settings_table(schema) + " WHERE name = ?1");
+    Statement row(db, "SELECT value FROM " + settings_table(schema) + " WHERE name = ?1",
+                  Keep::yes);
     row.bind(1, name);
     if (row.step()) {
       return std::string(row.text(0));

@@ -1,6 +1,7 @@
 #include "sqlite.h"
 
 #include "../core/float_text.h"
+#include "statement_cache.h"
 
 namespace token_usage {
 
@@ -19,13 +20,25 @@ std::string quote_identifier(std::string_view name) {
   return out + '"';
 }
 
-Statement::Statement(sqlite3 *db, const std::string &sql) : db_(db) {
-  check(
-      sqlite3_prepare_v2(db, sql.c_str(), static_cast<int>(sql.size()) + 1, &statement_, nullptr));
+Statement::Statement(sqlite3 *db, const std::string &sql, Keep keep) : db_(db) {
+  if (keep == Keep::yes) {
+    kept_ = sql;
+    statement_ = take_statement(db, sql);
+    if (statement_ != nullptr) {
+      return;
+    }
+  }
+  check(sqlite3_prepare_v3(db, sql.c_str(), static_cast<int>(sql.size()) + 1,
+                           keep == Keep::yes ? SQLITE_PREPARE_PERSISTENT : 0, &statement_,
+                           nullptr));
 }
 
 Statement::~Statement() {
-  sqlite3_finalize(statement_);
+  if (kept_.empty()) {
+    sqlite3_finalize(statement_);
+  } else {
+    give_statement(db_, kept_, statement_);
+  }
 }
 
 void Statement::check(int code) const {

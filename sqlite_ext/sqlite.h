@@ -42,9 +42,12 @@ struct ValueDeleter {
 };
 using OwnedValue = std::unique_ptr<sqlite3_value, ValueDeleter>;
 
+// Whether a statement is kept for the next use of its text (statement_cache.h).
+enum class Keep { no, yes };
+
 class Statement {
  public:
-  Statement(sqlite3 *db, const std::string &sql);
+  Statement(sqlite3 *db, const std::string &sql, Keep keep = Keep::no);
   ~Statement();
   Statement(const Statement &) = delete;
   Statement &operator=(const Statement &) = delete;
@@ -84,6 +87,7 @@ class Statement {
   void check(int code) const;
   sqlite3 *db_;
   sqlite3_stmt *statement_ = nullptr;
+  std::string kept_;  // the text, where the statement is to be kept
 };
 
 // Runs statements that give no rows.

@@ -1,7 +1,7 @@
 #include "sums.h"
 
 #include <algorithm>
-#include <array>
+#include <list>
 
 #include "request.h"
 #include "rollup.h"
@@ -40,9 +40,6 @@ void append_key(std::string &bytes, const std::optional<std::string> &key) {
 // Where agent_id stands in the SELECT of visit_ledger_rows; ai_provider and ai_model follow.
 constexpr int kAgentColumn = 7;
 
-// The ways in which created_at is stored: text, seconds, milliseconds.
-constexpr std::size_t kFormCount = 3;
-
 // The first milliseconds value of an integer.
 constexpr std::int64_t kFirstMillis = 100'000'000'000;
 
@@ -52,52 +49,140 @@ std::string hour_text(Micros time, char mark, const char *end) {
   return text.substr(0, 10) + mark + text.substr(11, 2) + end;
 }
 
-// What an index range over rows with created_at in [low, high) is bounded by, for each stored form.
-// The range may hold more: each row's time is compared after all.
-class FormBounds {
- public:
-  FormBounds(const Ledger &ledger, Micros low, Micros high)
-      // Local text may differ from UTC by an offset of less than a day, so the range over text is a
-      // day wider at both ends; but there, only text with an offset is looked at.
-      : text_{date_bound(low, -1, "9999-13"), date_bound(high, 2, "9999-13"),
-              hour_text(low, ' ', ""), hour_text(high - 1, 'T', "~")} {
-    // A column of text affinity holds no numbers, and would compare these bounds as text.
-    if (ledger.created_at != Affinity::text) {
-      seconds_[0] = floor_divide(low, kMicrosPerSecond);
-      seconds_[1] = floor_divide(high - 1, kMicrosPerSecond) + 1;
+// The ways in which created_at is stored, as far as an index range over them is of one kind.
+enum class Form { any_text, spaced_text, iso_text, seconds, millis };
+
+// The statement over one form, and what bounds its index range for rows with created_at in
+// [low, high). The range may hold more: each row's time is compared after all.
+struct FormRange {
+  explicit FormRange(Form which) : form(which) {}
+  Form form;
+  std::optional<Statement> row;
+
+  [[nodiscard]] const char *condition() const {
+    switch (form) {
+      case Form::any_text:
+        return " AND created_at >= ?3 AND created_at < ?4"
+               " AND (created_at >= ?5 AND created_at < ?6"
+               " OR length(created_at) > 21 AND substr(created_at, -6, 1) IN ('+', '-'))";
+      case Form::spaced_text:
+        return " AND created_at >= ?3 AND created_at < ?4 AND substr(created_at, 11, 1) = ' '";
+      case Form::iso_text:
+        return " AND created_at >= ?3 AND created_at < ?4 AND substr(created_at, 11, 1) = 'T'";
+      default:
+        return " AND created_at >= ?3 AND created_at < ?4";
+    }
+  }
+
+  // False where the range is empty. A statement that is not yet there is made by `make`.
+  template <typename Make>
+  bool start(Micros low, Micros high, Make make) {
+    std::int64_t from = floor_divide(low, kMicrosPerSecond);
+    std::int64_t to = floor_divide(high - 1, kMicrosPerSecond) + 1;
+    if (form == Form::millis) {
       // REALs of 10^11 and more are seconds too; the range of seconds may reach there.
-      millis_[0] = std::max({kFirstMillis, floor_divide(low, 1'000), seconds_[1]});
-      millis_[1] = floor_divide(high - 1, 1'000) + 1;
-    }
-  }
-
-  [[nodiscard]] bool has(std::size_t form) const {
-    return form == 0 || (form == 1 ? seconds_[0] < seconds_[1] : millis_[0] < millis_[1]);
-  }
-
-  static const char *condition(std::size_t form) {
-    return form == 0 ? " AND created_at >= ?3 AND created_at < ?4"
-                       " AND (created_at >= ?5 AND created_at < ?6"
-                       " OR length(created_at) > 21 AND substr(created_at, -6, 1) IN ('+', '-'))"
-                     : " AND created_at >= ?3 AND created_at < ?4";
-  }
-
-  void bind(std::size_t form, Statement &row) const {
-    if (form == 0) {
-      for (int i = 0; i < 4; ++i) {
-        row.bind(3 + i, std::string_view(text_[static_cast<std::size_t>(i)]));
+      from = std::max({kFirstMillis, floor_divide(low, 1'000), to});
+      to = floor_divide(high - 1, 1'000) + 1;
+      if (from >= to) {
+        return false;
       }
+    }
+    if (row) {
+      row->reset();
     } else {
-      const auto &range = form == 1 ? seconds_ : millis_;
-      row.bind(3, range[0]).bind(4, range[1]);
+      make(row, condition());
+    }
+    switch (form) {
+      case Form::any_text:
+        // Local text may differ from UTC by an offset of less than a day, so the range over text is
+        // a day wider at both ends; but there, only text with an offset is looked at.
+        row->bind(3, std::string_view(date_bound(low, -1, "9999-13")));
+        row->bind(4, std::string_view(date_bound(high, 2, "9999-13")));
+        row->bind(5, std::string_view(hour_text(low, ' ', "")));
+        row->bind(6, std::string_view(hour_text(high - 1, 'T', "~")));
+        break;
+      case Form::spaced_text:
+      case Form::iso_text: {
+        const char mark = form == Form::iso_text ? 'T' : ' ';
+        row->bind(3, std::string_view(hour_text(low, mark, "")));
+        row->bind(4, std::string_view(hour_text(high - 1, mark, "~")));
+        break;
+      }
+      default:
+        row->bind(3, from).bind(4, to);
+    }
+    return true;
+  }
+};
+
+std::list<FormRange> form_ranges(const Ledger &ledger, Rows rows) {
+  std::list<FormRange> out;
+  const auto add = [&out](Form form) { out.emplace_back(form); };
+  if (rows == Rows::all) {
+    add(Form::any_text);
+  } else {
+    add(Form::spaced_text);
+    add(Form::iso_text);
+  }
+  // A column of text affinity holds no numbers, and would compare their bounds as text.
+  if (ledger.created_at != Affinity::text) {
+    add(Form::seconds);
+    add(Form::millis);
+  }
+  return out;
+}
+
+// What is read of a ledger row, as ledger_request and ledger_keys expect it.
+std::string row_columns(bool agent, Dimension dimension) {
+  std::string out = "t.created_at, ";
+  out += dimension == Dimension::count ? "0, 0, 0, NULL, NULL, NULL"
+                                       : "t.prompt_tokens, t.completion_tokens, t.total_tokens,"
+                                         " t.cost_usd, t.cost_rub, t.execution_time_ms";
+  out += agent || key_count(dimension) > 0 ? ", t.agent_id" : ", NULL";
+  return out + (dimension == Dimension::model ? ", t.ai_provider, t.ai_model" : "");
+}
+
+// Calls `visit` where the row is in one of the pieces [first, past). Rows come nearly in the order of
+// time, so the piece is mostly `near`, that of the row before.
+void visit_if_in(const Statement &row, const std::optional<std::string> &agent,
+                 const std::vector<Piece> &pieces, std::size_t first, std::size_t past,
+                 std::size_t &near, const LedgerVisitor &visit) {
+  const std::optional<Micros> time = stored_time(row, 0);
+  if (!time || *time < pieces[first].low || *time >= pieces[past - 1].high) {
+    return;
+  }
+  // The column's collation may find more than the agent's bytes.
+  if (agent && row.text(kAgentColumn) != *agent) {
+    return;
+  }
+  if (*time < pieces[near].low || *time >= pieces[near].high) {
+    const auto above =
+        std::upper_bound(pieces.begin() + static_cast<std::ptrdiff_t>(first),
+                         pieces.begin() + static_cast<std::ptrdiff_t>(past), *time,
+                         [](Micros value, const Piece &piece) { return value < piece.low; });
+    near = static_cast<std::size_t>(above - pieces.begin()) - 1;
+    if (*time >= pieces[near].high) {
+      return;
     }
   }
+  visit(row, *time, pieces[near]);
+}
 
- private:
-  std::array<std::string, 4> text_;
-  std::array<std::int64_t, 2> seconds_ = {0, 0};
-  std::array<std::int64_t, 2> millis_ = {0, 0};
-};
+void visit_odd_rows(const Ledger &ledger, sqlite3_value *user,
+                    const std::optional<std::string> &agent, const std::vector<Piece> &pieces,
+                    Dimension dimension, const LedgerVisitor &visit) {
+  Statement row(ledger.db,
+                "SELECT " + row_columns(agent.has_value(), dimension) + " FROM " +
+                    beside(ledger, "token_usage_rollup_odd") + " AS o CROSS JOIN " + ledger.table +
+                    " AS t WHERE o.user_id = (SELECT user_id FROM " + ledger.table +
+                    " WHERE user_id = ?1 LIMIT 1) AND t.id = o.id AND t.user_id = ?1",
+                Keep::yes);
+  bind_user(row, ledger, user);
+  std::size_t near = 0;
+  while (row.step()) {
+    visit_if_in(row, agent, pieces, 0, pieces.size(), near, visit);
+  }
+}
 
 }  // namespace
 
@@ -140,59 +225,43 @@ Measures &SumSet::at(std::size_t stretch, const Keys &keys) {
 
 void visit_ledger_rows(const Ledger &ledger, sqlite3_value *user,
                        const std::optional<std::string> &agent, const std::vector<Piece> &pieces,
-                       Dimension dimension, const LedgerVisitor &visit) {
-  std::string select = "SELECT created_at, ";
-  select += dimension == Dimension::count
-                ? "0, 0, 0, NULL, NULL, NULL"
-                : "prompt_tokens, completion_tokens, total_tokens, cost_usd, cost_rub,"
-                  " execution_time_ms";
-  select += agent || key_count(dimension) > 0 ? ", agent_id" : ", NULL";
-  select += dimension == Dimension::model ? ", ai_provider, ai_model FROM " : " FROM ";
-  select += ledger.table + " WHERE user_id = ?1" + (agent ? " AND agent_id = ?2" : "");
-
+                       Dimension dimension, Rows rows, const LedgerVisitor &visit) {
+  if (pieces.empty()) {
+    return;
+  }
+  if (rows == Rows::odd) {
+    visit_odd_rows(ledger, user, agent, pieces, dimension, visit);
+    return;
+  }
+  std::string select = "SELECT " + row_columns(agent.has_value(), dimension) + " FROM " +
+                       ledger.table + " AS t WHERE user_id = ?1" +
+                       (agent ? " AND agent_id = ?2" : "");
+  if (rows == Rows::plain) {
+    select += " AND t.id NOT IN (SELECT id FROM " + beside(ledger, "token_usage_rollup_odd") +
+              " WHERE user_id = (SELECT user_id FROM " + ledger.table +
+              " WHERE user_id = ?1 LIMIT 1))";
+  }
   // The statements stay the same from run to run; only the bounds are bound anew.
-  std::array<std::optional<Statement>, kFormCount> statements;
+  std::list<FormRange> ranges = form_ranges(ledger, rows);
   for (std::size_t first = 0; first < pieces.size();) {
     // Pieces that touch are read in one go.
     std::size_t past = first + 1;
     while (past < pieces.size() && pieces[past].low == pieces[past - 1].high) {
       ++past;
     }
-    const FormBounds bounds(ledger, pieces[first].low, pieces[past - 1].high);
-    for (std::size_t form = 0; form < kFormCount; ++form) {
-      if (!bounds.has(form)) {
-        continue;
-      }
-      std::optional<Statement> &row = statements[form];
-      if (row) {
-        row->reset();
-      } else {
-        row.emplace(ledger.db, select + FormBounds::condition(form));
-        bind_user(*row, ledger, user);
-        if (agent) {
-          row->bind(2, std::string_view(*agent));
-        }
-      }
-      bounds.bind(form, *row);
+    for (FormRange &range : ranges) {
+      const bool any = range.start(
+          pieces[first].low, pieces[past - 1].high,
+          [&](std::optional<Statement> &row, const char *condition) {
+            row.emplace(ledger.db, select + condition, Keep::yes);
+            bind_user(*row, ledger, user);
+            if (agent) {
+              row->bind(2, std::string_view(*agent));
+            }
+          });
       std::size_t near = first;
-      while (row->step()) {
-        const std::optional<Micros> time = stored_time(*row, 0);
-        if (!time || *time < pieces[first].low || *time >= pieces[past - 1].high) {
-          continue;
-        }
-        // The column's collation may find more than the agent's bytes.
-        if (agent && row->text(kAgentColumn) != *agent) {
-          continue;
-        }
-        // Rows come nearly in the order of time, so the piece is mostly that of the row before.
-        if (*time < pieces[near].low || *time >= pieces[near].high) {
-          const auto above = std::upper_bound(
-              pieces.begin() + static_cast<std::ptrdiff_t>(first),
-              pieces.begin() + static_cast<std::ptrdiff_t>(past), *time,
-              [](Micros value, const Piece &piece) { return value < piece.low; });
-          near = static_cast<std::size_t>(above - pieces.begin()) - 1;
-        }
-        visit(*row, *time, pieces[near]);
+      while (any && range.row->step()) {
+        visit_if_in(*range.row, agent, pieces, first, past, near, visit);
       }
     }
     first = past;
@@ -217,17 +286,6 @@ void ledger_keys(const Statement &row, Dimension dimension, Keys &keys) {
   }
 }
 
-void add_ledger_rows(SumSet &sums, const Ledger &ledger, sqlite3_value *user,
-                     const std::optional<std::string> &agent, const std::vector<Piece> &pieces,
-                     Dimension dimension) {
-  Keys keys;
-  visit_ledger_rows(ledger, user, agent, pieces, dimension,
-                    [&](const Statement &row, Micros, const Piece &piece) {
-                      ledger_keys(row, dimension, keys);
-                      sums.at(piece.stretch, keys).add(ledger_request(row));
-                    });
-}
-
 std::vector<Sum> collect_sums(const Ledger &ledger, sqlite3_value *user,
                               const std::optional<std::string> &agent,
                               const std::vector<Micros> &bounds, Dimension dimension) {
@@ -241,8 +299,18 @@ std::vector<Sum> collect_sums(const Ledger &ledger, sqlite3_value *user,
     }
   }
   SumSet sums;
-  take_rolled_buckets(sums, ledger, user, agent, dimension, pieces);
-  add_ledger_rows(sums, ledger, user, agent, pieces, dimension);
+  Keys keys;
+  const LedgerVisitor add = [&](const Statement &row, Micros, const Piece &piece) {
+    ledger_keys(row, dimension, keys);
+    sums.at(piece.stretch, keys).add(ledger_request(row));
+  };
+  Rows rest = Rows::all;
+  if (rollups_serve(ledger, user)) {
+    rest = Rows::plain;
+    visit_ledger_rows(ledger, user, agent, pieces, dimension, Rows::odd, add);
+    take_rolled_buckets(sums, ledger, user, agent, dimension, pieces);
+  }
+  visit_ledger_rows(ledger, user, agent, pieces, dimension, rest, add);
   return sums.take();
 }
 

@@ -64,19 +64,18 @@ std::vector<Sum> collect_sums(const Ledger &ledger, sqlite3_value *user,
                               const std::optional<std::string> &agent,
                               const std::vector<Micros> &bounds, Dimension dimension);
 
+// Which rows of the ledger are meant: all; those that plain SQL can add up, which are read in a
+// narrow range of the index; or the odd ones, which the rollups list by their ids (rollup.h).
+enum class Rows { all, plain, odd };
+
 // Calls `visit` for each row of the user with a readable created_at in one of the pieces, which
 // ascend. The row is read by ledger_request and ledger_keys, if it is for more than a count.
 using LedgerVisitor = std::function<void(const Statement &row, Micros time, const Piece &piece)>;
 void visit_ledger_rows(const Ledger &ledger, sqlite3_value *user,
                        const std::optional<std::string> &agent, const std::vector<Piece> &pieces,
-                       Dimension dimension, const LedgerVisitor &visit);
+                       Dimension dimension, Rows rows, const LedgerVisitor &visit);
 Request ledger_request(const Statement &row);
 void ledger_keys(const Statement &row, Dimension dimension, Keys &keys);
-
-// The same from the ledger alone, for ascending pieces of stretches.
-void add_ledger_rows(SumSet &sums, const Ledger &ledger, sqlite3_value *user,
-                     const std::optional<std::string> &agent, const std::vector<Piece> &pieces,
-                     Dimension dimension);
 
 // What a ledger row holds for created_at, whatever its stored form; nothing where it is unreadable.
 std::optional<Micros> stored_time(const Statement &row, int column);

@@ -25,8 +25,9 @@ def connect(path, library=None):
 
 
 class Stream:
-    def __init__(self, path, library, seed, schema="main", recursive=False):
+    def __init__(self, path, library, seed, schema="main", recursive=False, compacts=0.1):
         self.random = random.Random(seed)
+        self.compacts = compacts  # how often a step ends with a call of token_usage_compact(), if ever
         self.schema = schema
         target = ":memory:" if schema != "main" else path
         self.reader = connect(target, library)
@@ -44,6 +45,7 @@ class Stream:
         self.table = f"{schema}.token_usage"
         self.requests = 0
         self.rolled = 0
+        self.clock = START + 120 * 86400
 
     def close(self):
         self.reader.close()
@@ -56,6 +58,8 @@ class Stream:
         r = self.random
         if r.random() < 0.03:
             return START + r.randrange(-400 * 86400, 4000 * 86400)
+        if r.random() < 0.3:
+            return self.clock - r.randrange(20 * 86400)
         month = r.choice([0, 31, 59, 90])
         day = month + r.choice([0, 0, 1, 5, 27])
         return START + day * 86400 + r.choice([0, 1, 2, 11, 20, 21, 23]) * 3600 + r.choice(
@@ -142,9 +146,25 @@ class Stream:
         db.execute(f"{head} INTO {self.table} ({','.join(columns)}) VALUES {','.join([marks] * len(rows))} {tail}",
                    [row[column] for row in rows for column in columns])
 
+    def traffic(self, db):
+        """What an application does all day: rows in the order of time, mostly in one form."""
+        r = self.random
+        for _ in range(r.randrange(1, 4)):
+            rows = []
+            for _ in range(r.randrange(20, 100)):
+                self.clock += r.choice([1, 20, 60, 200, 600]) + (r.random() < 0.02) * 7200
+                moment = EPOCH + datetime.timedelta(seconds=self.clock)
+                form = "%Y-%m-%d %H:%M:%S" if r.random() < 0.9 else "%Y-%m-%dT%H:%M:%S.5+00:00"
+                rows.append(self.row(user_id=r.choice([1, 1, 1, 2]), created_at=moment.strftime(form)))
+            self.insert(db, rows)
+
     def write(self, db, depth=0):
         r = self.random
         op = r.randrange(32)
+        if depth == 0 and r.random() < 0.08:
+            self.traffic(db)
+            if db.execute(f"SELECT count(*) FROM {self.table}").fetchone()[0] > 2500:
+                db.execute(f"DELETE FROM {self.table} WHERE id % 3 = 0")
         t = self.table
         if op < 6:
             self.insert(db, [self.row()])
@@ -239,9 +259,9 @@ class Stream:
             db.execute(r.choice(["COMMIT", "COMMIT", "ROLLBACK"]))
         else:
             self.attempt(db)
-        if r.random() < 0.15:
+        if r.random() < self.compacts:
             self.reader.execute("SELECT token_usage_compact(NULL, ?)", (self.schema,))
-        if r.random() < 0.01:
+        if r.random() < 0.1 * self.compacts:
             self.reader.execute("SELECT token_usage_rebuild(?, ?)", (r.choice([None, 1]), self.schema))
 
     # Checks
@@ -253,7 +273,7 @@ class Stream:
             if row[3] != "created_at"]
         assert differences == [], differences[:5]
         self.rolled += self.reader.execute(
-            f"SELECT EXISTS (SELECT 1 FROM {self.schema}.token_usage_rollup)").fetchone()[0]
+            f"SELECT EXISTS (SELECT 1 FROM {self.schema}.token_usage_rollup WHERE size > 3)").fetchone()[0]
         for user in USERS if everything else [r.choice(USERS)]:
             ledger = Ledger(self.reader, user, self.schema)
             for zone in ZONES if everything else [r.choice(ZONES)]:
