@@ -229,9 +229,10 @@ class PlaceFinder {
   // Reads the rows whose stored created_at lies in [low, high) downward.
   template <typename Bound>
   void scan(Form form, const char *condition, const Bound &low, const Bound &high) {
-    Statement row(ledger_.db, "SELECT " + columns_ + from_ +
-                                  " AND created_at < ?3 AND created_at >= ?4" + condition +
-                                  " ORDER BY created_at DESC", Keep::yes);
+    Statement row(ledger_.db,
+                  "SELECT " + columns_ + from_ + " AND created_at < ?3 AND created_at >= ?4" +
+                      condition + " ORDER BY created_at DESC",
+                  Keep::yes);
     bind_filter(row);
     bind(row, 3, high);
     bind(row, 4, low);
@@ -342,8 +343,10 @@ class PlaceFinder {
   // wanted.
   void offer_newest(const sqlite3_value *value, Micros time) {
     const bool behind = after_ && after_->created_at == time;
-    Statement row(ledger_.db, "SELECT " + columns_ + from_ + " AND created_at = ?3" +
-                                  (behind ? " AND id < ?4" : "") + " ORDER BY id DESC", Keep::yes);
+    Statement row(ledger_.db,
+                  "SELECT " + columns_ + from_ + " AND created_at = ?3" +
+                      (behind ? " AND id < ?4" : "") + " ORDER BY id DESC",
+                  Keep::yes);
     bind_filter(row);
     row.bind(3, value);
     if (behind) {

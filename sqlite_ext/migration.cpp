@@ -60,8 +60,8 @@ std::vector<MigrationObject> parse() {
     if (object.kind.empty()) {
       throw std::logic_error("token_usage: unknown statement in the migration: " + text);
     }
-    object.name = text.substr(object.name_at, text.find_first_of(" (\n", object.name_at) -
-                                                  object.name_at);
+    object.name =
+        text.substr(object.name_at, text.find_first_of(" (\n", object.name_at) - object.name_at);
     // SQLite stores the statement from the name on behind its own CREATE.
     object.stored_sql = "CREATE " + object.kind + " " + text.substr(object.name_at);
     object.statement = std::move(text);

@@ -204,8 +204,8 @@ std::vector<Row> verify_rows(const Arguments &in) {
   const Snapshot snapshot(in.db, schema);
   std::vector<Row> out;
   for (const Difference &line : verify(find_ledger(in.db, schema), in[0])) {
-    out.push_back({line.user_id, line.bucket, line.dimension, line.measure,
-                   text_cell(line.ledger), text_cell(line.rollup)});
+    out.push_back({line.user_id, line.bucket, line.dimension, line.measure, text_cell(line.ledger),
+                   text_cell(line.rollup)});
   }
   return out;
 }

@@ -39,13 +39,7 @@ class Cover {
   void run(Hour size, std::vector<Piece> &pieces) {
     std::vector<Taken> taken;
     std::vector<Piece> left;
-    Statement total(ledger_.db,
-                    std::string("SELECT bucket, ") + kRolledColumns + " FROM " +
-                        beside(ledger_, "token_usage_rollup") +
-                        " WHERE user_id = ?1 AND size = ?2 AND dimension = 0 AND bucket >= ?3"
-                        " AND bucket < ?4 ORDER BY bucket",
-                    Keep::yes);
-    total.bind(1, user_.stored.get()).bind(2, size);
+    std::optional<Statement> total;
     for (std::size_t first = 0; first < pieces.size();) {
       std::size_t past = first + 1;
       while (past < pieces.size() && pieces[past].low == pieces[past - 1].high) {
@@ -66,17 +60,28 @@ class Cover {
   }
 
   // The pieces [first, past), which touch.
-  void cut(Hour size, Statement &total, const std::vector<Piece> &pieces, std::size_t first,
-           std::size_t past, std::vector<Taken> &taken, std::vector<Piece> &left) {
+  void cut(Hour size, std::optional<Statement> &total, const std::vector<Piece> &pieces,
+           std::size_t first, std::size_t past, std::vector<Taken> &taken,
+           std::vector<Piece> &left) {
     const Hour low = std::max<Hour>(0, hour_of(pieces[first].low));
     const Hour high = std::min(user_.until, hour_of(pieces[past - 1].high));
     std::size_t at = first;
     Micros from = pieces[at].low;  // what is left of pieces[at] starts here
     if (low + size <= high) {
-      total.reset();
-      total.bind(3, low).bind(4, high);
-      while (total.step()) {
-        const Hour bucket = total.int64(0);
+      if (total) {
+        total->reset();
+      } else {
+        total.emplace(ledger_.db,
+                      std::string("SELECT bucket, ") + kRolledColumns + " FROM " +
+                          beside(ledger_, "token_usage_rollup") +
+                          " WHERE user_id = ?1 AND size = ?2 AND dimension = 0 AND bucket >= ?3"
+                          " AND bucket < ?4 ORDER BY bucket",
+                      Keep::yes);
+        total->bind(1, user_.stored.get()).bind(2, size);
+      }
+      total->bind(3, low).bind(4, high);
+      while (total->step()) {
+        const Hour bucket = total->int64(0);
         const Micros start = bucket * kMicrosPerHour;
         const Micros end = (bucket + size) * kMicrosPerHour;
         while (at < past && pieces[at].high <= start) {
@@ -95,7 +100,7 @@ class Cover {
         keep(left, pieces[at], from, start);
         from = end;
         if (!grouped_) {
-          sums_.at(pieces[at].stretch, {}).merge(rolled_measures(total, 1));
+          sums_.at(pieces[at].stretch, {}).merge(rolled_measures(*total, 1));
         } else if (!taken.empty() && taken.back().high == bucket &&
                    taken.back().stretch == pieces[at].stretch) {
           taken.back().high = bucket + size;
@@ -191,15 +196,17 @@ bool objects_are_ours(const Ledger &ledger) {
 
 }  // namespace
 
-Hour hour_of(Micros time) { return time / kMicrosPerHour - (time % kMicrosPerHour < 0 ? 1 : 0); }
+Hour hour_of(Micros time) {
+  return time / kMicrosPerHour - (time % kMicrosPerHour < 0 ? 1 : 0);
+}
 
 std::string beside(const Ledger &ledger, const char *name) {
   return quote_identifier(ledger.schema) + ".\"" + name + '"';
 }
 
 bool can_roll(const Ledger &ledger) {
-  // Where id is not the rowid itself, OR REPLACE may also replace by the hidden rowid. A column of no
-  // affinity would not compare a number with the text of one.
+  // Where id is not the rowid itself, OR REPLACE may also replace by the hidden rowid. A column of
+  // no affinity would not compare a number with the text of one.
   const char *collation = nullptr;
   int is_key = 0;
   if (sqlite3_table_column_metadata(ledger.db, ledger.schema.c_str(), "token_usage", "user_id",
@@ -212,8 +219,8 @@ bool can_roll(const Ledger &ledger) {
       sqlite3_stricmp(collation, "BINARY") != 0 || ledger.created_at == Affinity::blob) {
     return false;
   }
-  if (sqlite3_table_column_metadata(ledger.db, ledger.schema.c_str(), "token_usage", "id",
-                                    nullptr, nullptr, nullptr, &is_key, nullptr) != SQLITE_OK ||
+  if (sqlite3_table_column_metadata(ledger.db, ledger.schema.c_str(), "token_usage", "id", nullptr,
+                                    nullptr, nullptr, &is_key, nullptr) != SQLITE_OK ||
       is_key == 0) {
     return false;
   }
@@ -246,32 +253,20 @@ bool rollups_usable(const Ledger &ledger) {
   return usable;
 }
 
-bool rollups_serve(const Ledger &ledger, sqlite3_value *user) {
-  if (!rollups_usable(ledger)) {
-    return false;
-  }
-  Statement row(ledger.db,
-                "SELECT count(*) FROM (SELECT 1 FROM " + beside(ledger, "token_usage_rollup_odd") +
-                    " WHERE user_id = (SELECT user_id FROM " + ledger.table +
-                    " WHERE user_id = ?1 LIMIT 1) LIMIT " + std::to_string(kMostOddRows + 1) + ")",
-                Keep::yes);
-  bind_user(row, ledger, user);
-  row.step();
-  return row.int64(0) <= kMostOddRows;
-}
-
 std::optional<RolledUser> rolled_user(const Ledger &ledger, sqlite3_value *user) {
   Statement row(ledger.db,
                 "SELECT user_id, (SELECT rolled_until FROM " +
                     beside(ledger, "token_usage_rollup_user") +
-                    " WHERE user_id = +t.user_id) FROM " + ledger.table +
-                    " AS t WHERE user_id = ?1 LIMIT 1",
+                    " WHERE user_id = +t.user_id), (SELECT count(*) FROM (SELECT 1 FROM " +
+                    beside(ledger, "token_usage_rollup_odd") +
+                    " WHERE user_id = +t.user_id LIMIT " + std::to_string(kMostOddRows + 1) +
+                    ")) FROM " + ledger.table + " AS t WHERE user_id = ?1 LIMIT 1",
                 Keep::yes);
   bind_user(row, ledger, user);
   if (!row.step()) {
     return std::nullopt;
   }
-  return RolledUser{row.copy(0), row.int64(1)};
+  return RolledUser{row.copy(0), row.int64(1), row.int64(2)};
 }
 
 std::vector<Mark> marks_of(const Ledger &ledger, const sqlite3_value *stored) {
@@ -308,17 +303,13 @@ std::optional<std::string> rolled_key(const Statement &row, int column) {
   return std::string(row.text(column));
 }
 
-void take_rolled_buckets(SumSet &sums, const Ledger &ledger, sqlite3_value *user,
+void take_rolled_buckets(SumSet &sums, const Ledger &ledger, const RolledUser &user,
                          const std::optional<std::string> &agent, Dimension dimension,
                          std::vector<Piece> &pieces) {
-  if (pieces.empty() || (agent && dimension == Dimension::model)) {
+  if (pieces.empty() || user.until == 0 || (agent && dimension == Dimension::model)) {
     return;
   }
-  const std::optional<RolledUser> rolled = rolled_user(ledger, user);
-  if (!rolled || rolled->until == 0) {
-    return;
-  }
-  Cover cover(sums, ledger, *rolled, dimension, agent);
+  Cover cover(sums, ledger, user, dimension, agent);
   for (auto size = kSizes.rbegin(); size != kSizes.rend(); ++size) {
     cover.run(*size, pieces);
   }

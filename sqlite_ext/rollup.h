@@ -1,9 +1,9 @@
 // Rollups (section 4 of the contract): sums of whole buckets of 3, 24, 192 and 1536 hours (UTC) of
 // one user, kept in ordinary tables beside the ledger. Two rules make them exact. Buckets are
-// computed whole, from the ledger or from their eight parts, and never added to. And a bucket counts
-// only while no mark of it is in token_usage_rollup_late: the triggers of the migration mark the
-// buckets of every row that comes, changes or goes in time that is rolled. What does not count, or
-// was never rolled, is read from the ledger. Ledger rows that SQL cannot add up without a doubt
+// computed whole, from the ledger or from their eight parts, and never added to. And a bucket
+// counts only while no mark of it is in token_usage_rollup_late: the triggers of the migration mark
+// the buckets of every row that comes, changes or goes in time that is rolled. What does not count,
+// or was never rolled, is read from the ledger. Ledger rows that SQL cannot add up without a doubt
 // (costs of a thousand and more, local times ...) are in no bucket; the triggers list their ids.
 #pragma once
 
@@ -40,14 +40,13 @@ inline constexpr std::int64_t kMostOddRows = 2'000;
 Hour hour_of(Micros time);
 
 // The first hour of the bucket of that size that holds the hour; hours are not negative.
-inline Hour bucket_of(Hour size, Hour hour) { return hour - hour % size; }
+inline Hour bucket_of(Hour size, Hour hour) {
+  return hour - hour % size;
+}
 
 // True where the tables are there, the triggers are exactly ours, and no unique key but id and
 // request_id lets a statement with OR REPLACE remove rows that the triggers do not see.
 bool rollups_usable(const Ledger &ledger);
-
-// The same, and the user has few odd rows.
-bool rollups_serve(const Ledger &ledger, sqlite3_value *user);
 
 // Whether migrate should make the triggers: they could work.
 bool can_roll(const Ledger &ledger);
@@ -55,11 +54,13 @@ bool can_roll(const Ledger &ledger);
 // `"schema"."name"`.
 std::string beside(const Ledger &ledger, const char *name);
 
-// The user as the ledger stores it, and the hour at which its last bucket ends (0 where it has
-// none). Nothing where the ledger has no row of the user.
+// The user as the ledger stores it, the hour at which its last bucket ends (0 where it has none),
+// and how many odd rows it has, as far as kMostOddRows and one more. Nothing where the ledger has
+// no row of the user.
 struct RolledUser {
   OwnedValue stored;
   Hour until;
+  std::int64_t odd_rows;
 };
 std::optional<RolledUser> rolled_user(const Ledger &ledger, sqlite3_value *user);
 
@@ -73,7 +74,7 @@ std::vector<Mark> marks_of(const Ledger &ledger, const sqlite3_value *stored);
 
 // Adds every bucket that counts and lies whole in a piece, and leaves in `pieces` what has to be
 // read from the ledger.
-void take_rolled_buckets(SumSet &sums, const Ledger &ledger, sqlite3_value *user,
+void take_rolled_buckets(SumSet &sums, const Ledger &ledger, const RolledUser &user,
                          const std::optional<std::string> &agent, Dimension dimension,
                          std::vector<Piece> &pieces);
 

@@ -19,15 +19,17 @@ Hour current_hour() {
   using std::chrono::microseconds;
   return bucket_of(
       kSizes[0],
-      hour_of(
-          duration_cast<microseconds>(std::chrono::system_clock::now().time_since_epoch()).count()));
+      hour_of(duration_cast<microseconds>(std::chrono::system_clock::now().time_since_epoch())
+                  .count()));
 }
 
 std::int64_t millionths(Decimal value) {
   return static_cast<std::int64_t>(value.units() / 1'000'000);
 }
 
-std::int64_t rest(Decimal value) { return static_cast<std::int64_t>(value.units() % 1'000'000); }
+std::int64_t rest(Decimal value) {
+  return static_cast<std::int64_t>(value.units() % 1'000'000);
+}
 
 class Builder {
  public:
@@ -74,8 +76,7 @@ class Builder {
       insert_.bind(11, millionths(sum.cost_usd)).bind(12, rest(sum.cost_usd));
       insert_.bind(13, millionths(sum.cost_rub)).bind(14, rest(sum.cost_rub));
       insert_.bind(15, sum.unpriced_count);
-      insert_.bind(16,
-                   static_cast<std::int64_t>(sum.execution_ms_sum.units() / 1'000'000'000'000));
+      insert_.bind(16, static_cast<std::int64_t>(sum.execution_ms_sum.units() / 1'000'000'000'000));
       insert_.bind(17, sum.execution_ms_count);
       insert_.step();
       ++written_;
@@ -123,16 +124,17 @@ void list_odd(const Ledger &ledger, const sqlite3_value *user) {
 
 // A user with fewer rows than a bucket needs has none.
 bool worth_rolling(const Ledger &ledger, sqlite3_value *user) {
-  Statement row(ledger.db, "SELECT count(*) FROM (SELECT 1 FROM " + ledger.table +
-                               " WHERE user_id = ?1 LIMIT " + std::to_string(kBucketRows) + ")",
+  Statement row(ledger.db,
+                "SELECT count(*) FROM (SELECT 1 FROM " + ledger.table +
+                    " WHERE user_id = ?1 LIMIT " + std::to_string(kBucketRows) + ")",
                 Keep::yes);
   bind_user(row, ledger, user);
   row.step();
   return row.int64(0) >= kBucketRows;
 }
 
-// Rolls the time from `known` on, and of what is over then the larger buckets whole. Returns how many
-// ledger rows it read.
+// Rolls the time from `known` on, and of what is over then the larger buckets whole. Returns how
+// many ledger rows it read.
 std::int64_t advance(const Ledger &ledger, Builder &builder, sqlite3_value *user, Hour known) {
   Rolled fresh = roll(ledger, user, known, current_hour(), Until::latest_row, kBucketRows);
   const Hour until = fresh.until;
@@ -292,9 +294,9 @@ Rolled roll(const Ledger &ledger, sqlite3_value *user, Hour low, Hour high, Unti
                     });
   for (const int dimension : {1, 2}) {
     for (Sum &sum : (dimension == 1 ? agents : models).take()) {
-      sums.emplace(RolledKey{first_size, static_cast<Hour>(sum.stretch), dimension,
-                             std::move(sum.keys)},
-                   sum.measures);
+      sums.emplace(
+          RolledKey{first_size, static_cast<Hour>(sum.stretch), dimension, std::move(sum.keys)},
+          sum.measures);
     }
   }
   for (std::size_t i = 0; i + 1 < kSizes.size(); ++i) {

@@ -1,4 +1,5 @@
-// Rollups as they should be: computed from the ledger, for token_usage_rebuild, _compact and _verify.
+// Rollups as they should be: computed from the ledger, for token_usage_rebuild, _compact and
+// _verify.
 #pragma once
 
 #include <map>
@@ -29,8 +30,8 @@ Rolled roll(const Ledger &ledger, sqlite3_value *user, Hour low, Hour high, Unti
 OwnedValue next_user(const Ledger &ledger, const sqlite3_value *last);
 
 // Makes what is missing of the rollup tables and triggers, and empties the tables where it had to:
-// they may have missed writes. A ledger for which can_roll is false gets no triggers. Returns whether
-// something was made. Throws the adoption error where one of the tables is not ours.
+// they may have missed writes. A ledger for which can_roll is false gets no triggers. Returns
+// whether something was made. Throws the adoption error where one of the tables is not ours.
 bool ensure_rollups(const Ledger &ledger);
 
 // A condition on the columns of the ledger that is true for odd rows.

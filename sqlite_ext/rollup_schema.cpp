@@ -1,5 +1,5 @@
-// The tables and triggers of the rollups: made from the statements of the migration file, all of them
-// or none, since a trigger that was missing for a while has missed writes.
+// The tables and triggers of the rollups: made from the statements of the migration file, all of
+// them or none, since a trigger that was missing for a while has missed writes.
 #include "migration.h"
 #include "rollup_build.h"
 
@@ -23,8 +23,9 @@ struct Standing {
 };
 
 Standing standing(const std::string &schema, sqlite3 *db, const std::string &name) {
-  Statement row(db, "SELECT type, sql FROM " + schema + ".sqlite_master WHERE name = ?1"
-                                                        " COLLATE NOCASE");
+  Statement row(db, "SELECT type, sql FROM " + schema +
+                        ".sqlite_master WHERE name = ?1"
+                        " COLLATE NOCASE");
   row.bind(1, std::string_view(name));
   if (!row.step()) {
     return {};

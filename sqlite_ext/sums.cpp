@@ -1,7 +1,6 @@
 #include "sums.h"
 
 #include <algorithm>
-#include <list>
 
 #include "request.h"
 #include "rollup.h"
@@ -49,88 +48,68 @@ std::string hour_text(Micros time, char mark, const char *end) {
   return text.substr(0, 10) + mark + text.substr(11, 2) + end;
 }
 
-// The ways in which created_at is stored, as far as an index range over them is of one kind.
-enum class Form { any_text, spaced_text, iso_text, seconds, millis };
-
-// The statement over one form, and what bounds its index range for rows with created_at in
-// [low, high). The range may hold more: each row's time is compared after all.
-struct FormRange {
-  explicit FormRange(Form which) : form(which) {}
-  Form form;
-  std::optional<Statement> row;
-
-  [[nodiscard]] const char *condition() const {
-    switch (form) {
-      case Form::any_text:
-        return " AND created_at >= ?3 AND created_at < ?4"
-               " AND (created_at >= ?5 AND created_at < ?6"
-               " OR length(created_at) > 21 AND substr(created_at, -6, 1) IN ('+', '-'))";
-      case Form::spaced_text:
-        return " AND created_at >= ?3 AND created_at < ?4 AND substr(created_at, 11, 1) = ' '";
-      case Form::iso_text:
-        return " AND created_at >= ?3 AND created_at < ?4 AND substr(created_at, 11, 1) = 'T'";
-      default:
-        return " AND created_at >= ?3 AND created_at < ?4";
-    }
-  }
-
-  // False where the range is empty. A statement that is not yet there is made by `make`.
-  template <typename Make>
-  bool start(Micros low, Micros high, Make make) {
-    std::int64_t from = floor_divide(low, kMicrosPerSecond);
-    std::int64_t to = floor_divide(high - 1, kMicrosPerSecond) + 1;
-    if (form == Form::millis) {
-      // REALs of 10^11 and more are seconds too; the range of seconds may reach there.
-      from = std::max({kFirstMillis, floor_divide(low, 1'000), to});
-      to = floor_divide(high - 1, 1'000) + 1;
-      if (from >= to) {
-        return false;
-      }
-    }
-    if (row) {
-      row->reset();
+// The statements over the forms in which created_at is stored, and what bounds their index ranges
+// for rows with created_at in [low, high). A range may hold more: each row's time is compared after
+// all.
+class Ranges {
+ public:
+  // `select` ends in the conditions that do not speak of time.
+  Ranges(const Ledger &ledger, const std::string &select, Rows rows)
+      : all_text_(rows == Rows::all),
+        // A column of text affinity holds no numbers, and would compare their bounds as text.
+        numbers_(ledger.created_at != Affinity::text) {
+    if (all_text_) {
+      // Local text may differ from UTC by an offset of less than a day, so the range over text is a
+      // day wider at both ends; but there, only text with an offset is looked at.
+      sql_ = select +
+             " AND created_at >= ?3 AND created_at < ?4"
+             " AND (created_at >= ?5 AND created_at < ?6"
+             " OR length(created_at) > 21 AND substr(created_at, -6, 1) IN ('+', '-'))";
     } else {
-      make(row, condition());
+      sql_ = select +
+             " AND created_at >= ?3 AND created_at < ?4 AND substr(created_at, 11, 1) = ' '"
+             " UNION ALL " +
+             select +
+             " AND created_at >= ?5 AND created_at < ?6 AND substr(created_at, 11, 1) = 'T'";
     }
-    switch (form) {
-      case Form::any_text:
-        // Local text may differ from UTC by an offset of less than a day, so the range over text is
-        // a day wider at both ends; but there, only text with an offset is looked at.
-        row->bind(3, std::string_view(date_bound(low, -1, "9999-13")));
-        row->bind(4, std::string_view(date_bound(high, 2, "9999-13")));
-        row->bind(5, std::string_view(hour_text(low, ' ', "")));
-        row->bind(6, std::string_view(hour_text(high - 1, 'T', "~")));
-        break;
-      case Form::spaced_text:
-      case Form::iso_text: {
-        const char mark = form == Form::iso_text ? 'T' : ' ';
-        row->bind(3, std::string_view(hour_text(low, mark, "")));
-        row->bind(4, std::string_view(hour_text(high - 1, mark, "~")));
-        break;
+    if (numbers_) {
+      for (const char *const range : {" AND created_at >= ?7 AND created_at < ?8",
+                                      " AND created_at >= ?9 AND created_at < ?10"}) {
+        sql_ += " UNION ALL " + select + range;
       }
-      default:
-        row->bind(3, from).bind(4, to);
     }
-    return true;
   }
-};
 
-std::list<FormRange> form_ranges(const Ledger &ledger, Rows rows) {
-  std::list<FormRange> out;
-  const auto add = [&out](Form form) { out.emplace_back(form); };
-  if (rows == Rows::all) {
-    add(Form::any_text);
-  } else {
-    add(Form::spaced_text);
-    add(Form::iso_text);
+  [[nodiscard]] const std::string &sql() const { return sql_; }
+
+  void bind(Statement &row, Micros low, Micros high) const {
+    if (all_text_) {
+      row.bind(3, std::string_view(date_bound(low, -1, "9999-13")));
+      row.bind(4, std::string_view(date_bound(high, 2, "9999-13")));
+      row.bind(5, std::string_view(hour_text(low, ' ', "")));
+      row.bind(6, std::string_view(hour_text(high - 1, 'T', "~")));
+    } else {
+      std::string from = hour_text(low, ' ', "");
+      std::string to = hour_text(high - 1, ' ', "~");
+      row.bind(3, std::string_view(from)).bind(4, std::string_view(to));
+      constexpr std::size_t mark_at = 10;
+      from[mark_at] = to[mark_at] = 'T';
+      row.bind(5, std::string_view(from)).bind(6, std::string_view(to));
+    }
+    if (numbers_) {
+      const std::int64_t past = floor_divide(high - 1, kMicrosPerSecond) + 1;
+      row.bind(7, floor_divide(low, kMicrosPerSecond)).bind(8, past);
+      // REALs of 10^11 and more are seconds too; the range of seconds may reach there.
+      row.bind(9, std::max({kFirstMillis, floor_divide(low, 1'000), past}));
+      row.bind(10, floor_divide(high - 1, 1'000) + 1);
+    }
   }
-  // A column of text affinity holds no numbers, and would compare their bounds as text.
-  if (ledger.created_at != Affinity::text) {
-    add(Form::seconds);
-    add(Form::millis);
-  }
-  return out;
-}
+
+ private:
+  bool all_text_;
+  bool numbers_;
+  std::string sql_;
+};
 
 // What is read of a ledger row, as ledger_request and ledger_keys expect it.
 std::string row_columns(bool agent, Dimension dimension) {
@@ -142,8 +121,8 @@ std::string row_columns(bool agent, Dimension dimension) {
   return out + (dimension == Dimension::model ? ", t.ai_provider, t.ai_model" : "");
 }
 
-// Calls `visit` where the row is in one of the pieces [first, past). Rows come nearly in the order of
-// time, so the piece is mostly `near`, that of the row before.
+// Calls `visit` where the row is in one of the pieces [first, past). Rows come nearly in the order
+// of time, so the piece is mostly `near`, that of the row before.
 void visit_if_in(const Statement &row, const std::optional<std::string> &agent,
                  const std::vector<Piece> &pieces, std::size_t first, std::size_t past,
                  std::size_t &near, const LedgerVisitor &visit) {
@@ -241,29 +220,24 @@ void visit_ledger_rows(const Ledger &ledger, sqlite3_value *user,
               " WHERE user_id = (SELECT user_id FROM " + ledger.table +
               " WHERE user_id = ?1 LIMIT 1))";
   }
-  // The statements stay the same from run to run; only the bounds are bound anew.
-  std::list<FormRange> ranges = form_ranges(ledger, rows);
+  const Ranges ranges(ledger, select, rows);
+  Statement row(ledger.db, ranges.sql(), Keep::yes);
+  bind_user(row, ledger, user);
+  if (agent) {
+    row.bind(2, std::string_view(*agent));
+  }
   for (std::size_t first = 0; first < pieces.size();) {
     // Pieces that touch are read in one go.
     std::size_t past = first + 1;
     while (past < pieces.size() && pieces[past].low == pieces[past - 1].high) {
       ++past;
     }
-    for (FormRange &range : ranges) {
-      const bool any = range.start(
-          pieces[first].low, pieces[past - 1].high,
-          [&](std::optional<Statement> &row, const char *condition) {
-            row.emplace(ledger.db, select + condition, Keep::yes);
-            bind_user(*row, ledger, user);
-            if (agent) {
-              row->bind(2, std::string_view(*agent));
-            }
-          });
-      std::size_t near = first;
-      while (any && range.row->step()) {
-        visit_if_in(*range.row, agent, pieces, first, past, near, visit);
-      }
+    ranges.bind(row, pieces[first].low, pieces[past - 1].high);
+    std::size_t near = first;
+    while (row.step()) {
+      visit_if_in(row, agent, pieces, first, past, near, visit);
     }
+    row.reset();
     first = past;
   }
 }
@@ -305,10 +279,18 @@ std::vector<Sum> collect_sums(const Ledger &ledger, sqlite3_value *user,
     sums.at(piece.stretch, keys).add(ledger_request(row));
   };
   Rows rest = Rows::all;
-  if (rollups_serve(ledger, user)) {
-    rest = Rows::plain;
-    visit_ledger_rows(ledger, user, agent, pieces, dimension, Rows::odd, add);
-    take_rolled_buckets(sums, ledger, user, agent, dimension, pieces);
+  if (rollups_usable(ledger)) {
+    const std::optional<RolledUser> rolled = rolled_user(ledger, user);
+    if (!rolled) {
+      return {};
+    }
+    if (rolled->odd_rows <= kMostOddRows) {
+      rest = rolled->odd_rows == 0 ? Rows::only_plain : Rows::plain;
+      if (rest == Rows::plain) {
+        visit_ledger_rows(ledger, user, agent, pieces, dimension, Rows::odd, add);
+      }
+      take_rolled_buckets(sums, ledger, *rolled, agent, dimension, pieces);
+    }
   }
   visit_ledger_rows(ledger, user, agent, pieces, dimension, rest, add);
   return sums.take();

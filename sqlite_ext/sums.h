@@ -64,9 +64,10 @@ std::vector<Sum> collect_sums(const Ledger &ledger, sqlite3_value *user,
                               const std::optional<std::string> &agent,
                               const std::vector<Micros> &bounds, Dimension dimension);
 
-// Which rows of the ledger are meant: all; those that plain SQL can add up, which are read in a
-// narrow range of the index; or the odd ones, which the rollups list by their ids (rollup.h).
-enum class Rows { all, plain, odd };
+// Which rows of the ledger are meant: all; those that are not odd, which are read in narrow ranges
+// of the index; the same where the user has no odd ones; or the odd ones, which the rollups list by
+// their ids (rollup.h).
+enum class Rows { all, plain, only_plain, odd };
 
 // Calls `visit` for each row of the user with a readable created_at in one of the pieces, which
 // ascend. The row is read by ledger_request and ledger_keys, if it is for more than a count.
