@@ -147,12 +147,14 @@ CREATE TABLE IF NOT EXISTS token_usage_rollup_user (
   form TEXT,
   far,
   job_size INTEGER,
-  job_until INTEGER,
+  job_from INTEGER,
+  job_step INTEGER,
   job_rows INTEGER
 ) WITHOUT ROWID;
 
 -- size: hours; bucket: its first hour; dimension: 0 all, 1 by agent (key1), 2 by provider and model.
--- Money is millionths of a unit and a rest in millionths of those, so that it adds up exactly.
+-- Money is millionths of a unit and a rest in millionths of those, so that it adds up exactly. A sum of
+-- nothing is NULL.
 CREATE TABLE IF NOT EXISTS token_usage_rollup (
   user_id NOT NULL,
   size INTEGER NOT NULL,
@@ -161,15 +163,15 @@ CREATE TABLE IF NOT EXISTS token_usage_rollup (
   key1 NOT NULL,
   key2 NOT NULL,
   requests_count INTEGER NOT NULL,
-  prompt_tokens INTEGER NOT NULL,
-  completion_tokens INTEGER NOT NULL,
-  total_tokens INTEGER NOT NULL,
-  usd_millionths INTEGER NOT NULL,
-  usd_rest INTEGER NOT NULL,
-  rub_millionths INTEGER NOT NULL,
-  rub_rest INTEGER NOT NULL,
+  prompt_tokens INTEGER,
+  completion_tokens INTEGER,
+  total_tokens INTEGER,
+  usd_millionths INTEGER,
+  usd_rest INTEGER,
+  rub_millionths INTEGER,
+  rub_rest INTEGER,
   unpriced_count INTEGER NOT NULL,
-  ms_sum INTEGER NOT NULL,
+  ms_sum INTEGER,
   ms_count INTEGER NOT NULL,
   PRIMARY KEY (user_id, size, dimension, bucket, key1, key2)
 ) WITHOUT ROWID;
@@ -374,7 +376,7 @@ WHEN (NEW.id & 1048575) * 2654435769 >> 20 & 7 = 0 AND NEW.user_id IS NOT NULL
 BEGIN
   INSERT INTO token_usage_rollup_user (user_id, now, form, far)
     SELECT user_id, now, form,
-      CASE WHEN NEW.created_at >= strftime(form, (hour + 3) * 3600, 'unixepoch') THEN (
+      CASE WHEN now >= hour + 3 THEN (
         SELECT created_at FROM token_usage
         WHERE user_id = NEW.user_id AND created_at <= NEW.created_at
           AND created_at >= strftime(form, hour * 3600, 'unixepoch')
@@ -394,8 +396,8 @@ BEGIN
     rolled_until = max(rolled_until, coalesce(max(rolled_until + 3,
       CASE typeof(far) WHEN 'text' THEN strftime('%s', far)
         ELSE CAST(far AS INTEGER) / CASE WHEN far < 100000000000 THEN 1 ELSE 1000 END END / 10800 * 3), 0)),
-    (job_size, job_until, job_rows) = (
-      SELECT size, until, (
+    (job_size, job_from, job_step, job_rows) = (
+      SELECT size, until - size, max(3, size / 8), (
         SELECT count(*) FROM (
           SELECT 1 FROM token_usage
           WHERE user_id = NEW.user_id AND until - size BETWEEN 30000 AND 20000000
@@ -414,51 +416,46 @@ BEGIN
     ON CONFLICT DO NOTHING;
   DELETE FROM token_usage_rollup
     WHERE dimension IN (0, 1, 2) AND (user_id, size, bucket) = (
-      SELECT user_id, job_size, job_until - job_size
+      SELECT user_id, job_size, job_from
       FROM token_usage_rollup_user WHERE user_id = +NEW.user_id);
   INSERT INTO token_usage_rollup
     SELECT +NEW.user_id, size, dimension, bucket, key1, key2, sum(n), sum(prompt), sum(completion), sum(total),
       sum(usd), sum(usd_rest), sum(rub), sum(rub_rest), sum(unpriced), sum(ms), sum(timed)
     FROM (
-      SELECT j.job_size AS size, r.dimension, j.job_until - j.job_size AS bucket, r.key1, r.key2,
+      SELECT j.job_size AS size, r.dimension, j.job_from AS bucket, r.key1, r.key2,
         r.requests_count AS n, r.prompt_tokens AS prompt, r.completion_tokens AS completion,
         r.total_tokens AS total, r.usd_millionths AS usd, r.usd_rest, r.rub_millionths AS rub, r.rub_rest,
         r.unpriced_count AS unpriced, r.ms_sum AS ms, r.ms_count AS timed
       FROM token_usage_rollup_user AS j CROSS JOIN token_usage_rollup AS r
       WHERE j.user_id = +NEW.user_id AND j.job_rows = 64
         AND r.user_id = +NEW.user_id AND r.size = j.job_size / 8 AND r.dimension IN (0, 1, 2)
-        AND r.bucket >= j.job_until - j.job_size AND r.bucket < j.job_until
+        AND r.bucket >= j.job_from AND r.bucket < j.job_from + j.job_size
       UNION ALL
-      SELECT j.job_size, p.dimension, j.job_until - j.job_size,
+      SELECT j.job_size, p.dimension, j.job_from,
         CASE p.dimension WHEN 0 THEN '' WHEN 1 THEN coalesce(CAST(t.agent_id AS TEXT), x'')
           ELSE coalesce(CAST(t.ai_provider AS TEXT), x'') END,
         CASE p.dimension WHEN 2 THEN coalesce(CAST(t.ai_model AS TEXT), x'') ELSE '' END,
-        1, coalesce(t.prompt_tokens % 4294967296, 0), coalesce(t.completion_tokens % 4294967296, 0),
-        coalesce(t.total_tokens % 4294967296,
-          coalesce(t.prompt_tokens % 4294967296, 0) + coalesce(t.completion_tokens % 4294967296, 0)),
-        coalesce(CAST(round(t.cost_usd * 1e12) AS INTEGER) / 1000000, 0),
-        coalesce(CAST(round(t.cost_usd * 1e12) AS INTEGER) % 1000000, 0),
-        coalesce(CAST(round(t.cost_rub * 1e12) AS INTEGER) / 1000000, 0),
-        coalesce(CAST(round(t.cost_rub * 1e12) AS INTEGER) % 1000000, 0),
-        t.cost_usd IS NULL, coalesce(t.execution_time_ms % 4294967296, 0), t.execution_time_ms IS NOT NULL
+        1, t.prompt_tokens % 4294967296, t.completion_tokens % 4294967296,
+        coalesce(t.total_tokens, coalesce(t.prompt_tokens, 0) + coalesce(t.completion_tokens, 0)) % 4294967296,
+        CAST(round(t.cost_usd * 1e12) AS INTEGER) / 1000000, CAST(round(t.cost_usd * 1e12) AS INTEGER) % 1000000,
+        CAST(round(t.cost_rub * 1e12) AS INTEGER) / 1000000, CAST(round(t.cost_rub * 1e12) AS INTEGER) % 1000000,
+        t.cost_usd IS NULL, t.execution_time_ms % 4294967296, t.execution_time_ms IS NOT NULL
       FROM token_usage_rollup_user AS j CROSS JOIN token_usage_rollup_part AS p CROSS JOIN token_usage AS t
-      WHERE j.user_id = +NEW.user_id AND j.job_rows = 64 AND p.slot * max(3, j.job_size / 8) < j.job_size
+      WHERE j.user_id = +NEW.user_id AND j.job_rows = 64 AND p.slot * j.job_step < j.job_size
         AND NOT EXISTS (
           SELECT 1 FROM token_usage_rollup
           WHERE user_id = +NEW.user_id AND size = j.job_size / 8 AND dimension = 0
-            AND bucket = j.job_until - j.job_size + p.slot * (j.job_size / 8))
+            AND bucket = j.job_from + p.slot * j.job_step)
         AND t.user_id = NEW.user_id
-        AND t.created_at >= strftime(p.form,
-          (j.job_until - j.job_size + p.slot * max(3, j.job_size / 8)) * 3600, 'unixepoch')
-        AND t.created_at < strftime(p.form,
-          (j.job_until - j.job_size + (p.slot + 1) * max(3, j.job_size / 8)) * 3600, 'unixepoch')
+        AND t.created_at >= strftime(p.form, (j.job_from + p.slot * j.job_step) * 3600, 'unixepoch')
+        AND t.created_at < strftime(p.form, (j.job_from + p.slot * j.job_step + j.job_step) * 3600, 'unixepoch')
         AND (typeof(t.created_at) <> 'text' OR substr(t.created_at, 11, 1) = substr(p.form, 9, 1))
         AND t.id IS NOT NEW.id
         AND t.id NOT IN (SELECT id FROM token_usage_rollup_odd WHERE user_id = +NEW.user_id))
     GROUP BY dimension, key1, key2;
   DELETE FROM token_usage_rollup_late
     WHERE (user_id, until, size) = (
-      SELECT user_id, job_until, job_size
+      SELECT user_id, job_from + job_size, job_size
       FROM token_usage_rollup_user WHERE user_id = +NEW.user_id);
 END;
 

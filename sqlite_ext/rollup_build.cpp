@@ -273,30 +273,28 @@ Rolled roll(const Ledger &ledger, sqlite3_value *user, Hour low, Hour high, Unti
     return out;
   }
   // The smallest buckets from the ledger, the others from the ones before.
-  std::map<RolledKey, Measures> sums;
-  SumSet agents;
-  SumSet models;
+  std::array<SumSet, 3> first;  // by dimension
   Keys keys;
-  constexpr Hour first_size = kSizes[0];
   const std::vector<Piece> pieces = {{low * kMicrosPerHour, high * kMicrosPerHour, 0}};
   visit_ledger_rows(ledger, user, std::nullopt, pieces, Dimension::model, Rows::plain,
                     [&](const Statement &row, Micros time, const Piece &) {
-                      const Hour bucket = bucket_of(first_size, hour_of(time));
+                      const Hour bucket = bucket_of(kSizes[0], hour_of(time));
                       out.until = std::max(out.until, bucket);
                       ++out.ledger_rows;
                       const Request request = ledger_request(row);
-                      sums[{first_size, bucket, 0, {}}].add(request);
                       const auto stretch = static_cast<std::size_t>(bucket);
+                      first[0].at(stretch, {}).add(request);
                       ledger_keys(row, Dimension::agent, keys);
-                      agents.at(stretch, keys).add(request);
+                      first[1].at(stretch, keys).add(request);
                       ledger_keys(row, Dimension::model, keys);
-                      models.at(stretch, keys).add(request);
+                      first[2].at(stretch, keys).add(request);
                     });
-  for (const int dimension : {1, 2}) {
-    for (Sum &sum : (dimension == 1 ? agents : models).take()) {
-      sums.emplace(
-          RolledKey{first_size, static_cast<Hour>(sum.stretch), dimension, std::move(sum.keys)},
-          sum.measures);
+  std::map<RolledKey, Measures> sums;
+  for (int dimension = 0; dimension < 3; ++dimension) {
+    for (Sum &sum : first[static_cast<std::size_t>(dimension)].take()) {
+      sums.emplace(RolledKey{kSizes[0], static_cast<Hour>(sum.stretch), dimension,
+                             std::move(sum.keys)},
+                   sum.measures);
     }
   }
   for (std::size_t i = 0; i + 1 < kSizes.size(); ++i) {
