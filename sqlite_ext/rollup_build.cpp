@@ -292,9 +292,9 @@ Rolled roll(const Ledger &ledger, sqlite3_value *user, Hour low, Hour high, Unti
   std::map<RolledKey, Measures> sums;
   for (int dimension = 0; dimension < 3; ++dimension) {
     for (Sum &sum : first[static_cast<std::size_t>(dimension)].take()) {
-      sums.emplace(RolledKey{kSizes[0], static_cast<Hour>(sum.stretch), dimension,
-                             std::move(sum.keys)},
-                   sum.measures);
+      sums.emplace(
+          RolledKey{kSizes[0], static_cast<Hour>(sum.stretch), dimension, std::move(sum.keys)},
+          sum.measures);
     }
   }
   for (std::size_t i = 0; i + 1 < kSizes.size(); ++i) {
