@@ -1,5 +1,5 @@
 -- A ledger to look at, for examples/http_service/demo: some 2,500 made-up requests of user 42 and
--- 250 of user 7 in the 120 days up to now, more on working days, some of them without a known price. The
+-- 250 of user 7 in the 90 days up to now, more on working days, some of them without a known price. The
 -- same figures on every run; only the days move. For SQLite, after token_usage_migrate().
 WITH RECURSIVE
 draw(n, x) AS (
@@ -26,7 +26,7 @@ request AS (
   SELECT p.request, 40 + p.a % 6000 AS prompt, 10 + p.b % 1500 AS completion, p.c, p.d, p.e,
          CASE WHEN p.request % 11 = 0 THEN 7 ELSE 42 END AS user_id,
          -- More of them towards today.
-         CAST(strftime('%s', 'now') AS INTEGER) - CAST(p.d / 32768.0 * (0.4 + 0.6 * p.d / 32768.0) * 120 * 86400 AS INTEGER) AS at
+         CAST(strftime('%s', 'now') AS INTEGER) - CAST(p.d / 32768.0 * (0.4 + 0.6 * p.d / 32768.0) * 90 * 86400 AS INTEGER) AS at
     FROM parts AS p WHERE p.a IS NOT NULL AND p.b IS NOT NULL AND p.c IS NOT NULL AND p.d IS NOT NULL AND p.e IS NOT NULL
 )
 INSERT INTO token_usage (user_id, agent_id, request_id, endpoint, ai_provider, ai_model, prompt_tokens, completion_tokens,

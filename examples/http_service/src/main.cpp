@@ -56,6 +56,7 @@ struct Settings {
   long stop_ms = 10'000;
   std::string subject;
   long lifetime = 3600;
+  bool no_request_log = false;
 };
 
 std::string read_key(const std::string &file) {
@@ -162,7 +163,7 @@ void add_options(CLI::App &app, Settings &settings) {
                  "How long requests may take to end when the service is stopped")
       ->check(CLI::Range(0, 3'600'000))
       ->capture_default_str();
-  app.add_flag("!--no-request-log", settings.server.log_requests, "No line for each request");
+  app.add_flag("--no-request-log", settings.no_request_log, "No line for each request");
 }
 
 int serve(Settings settings, const sigset_t &signals) {
@@ -171,6 +172,7 @@ int serve(Settings settings, const sigset_t &signals) {
         "--database is needed: postgresql://..., or the file of a SQLite database");
   }
   read_listen(settings.listen, settings.server);
+  settings.server.log_requests = !settings.no_request_log;
   settings.auth.key = read_key(settings.key_file);
   settings.auth.leeway = std::chrono::seconds(settings.leeway);
   settings.database.wait = std::chrono::milliseconds(settings.wait_ms);

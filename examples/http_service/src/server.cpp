@@ -30,7 +30,8 @@ struct Request {
   std::string body;
   std::size_t header_bytes = 0;
   std::size_t authorizations = 0;
-  std::size_t dropped = 0;  // bytes of the body past the limit
+  std::size_t framings = 0;  // headers that say where the body ends
+  std::size_t dropped = 0;   // bytes of the body past the limit
   int status = 0;
   std::size_t sent = 0;
   bool counted = false;
@@ -72,6 +73,8 @@ MHD_Result add_header(void *cls, MHD_ValueKind, const char *key, size_t key_size
   if (same_name(name, "Authorization")) {
     request.authorization = text;
     ++request.authorizations;
+  } else if (same_name(name, "Content-Length") || same_name(name, "Transfer-Encoding")) {
+    ++request.framings;
   } else if (same_name(name, "Content-Type")) {
     request.content_type = text;
   } else if (same_name(name, "If-None-Match")) {
@@ -145,7 +148,7 @@ struct Callbacks {
         server.begin(request);
       } catch (HttpError &error) {
         // An answer before a body has come ends the connection, so one that has none waits.
-        if (request.reads()) {
+        if (request.reads() && request.framings < 2) {
           request.early = std::move(error.answer);
         } else {
           server.send(connection, request, std::move(error.answer));
@@ -214,16 +217,16 @@ Server::Server(ServerOptions options, Database &database, const Authenticator &a
   const unsigned flags = MHD_USE_THREAD_PER_CONNECTION | MHD_USE_INTERNAL_POLLING_THREAD |
                          MHD_USE_POLL | MHD_USE_ITC |
                          (address->ai_family == AF_INET6 ? unsigned{MHD_USE_IPv6} : 0U);
-  daemon_ = MHD_start_daemon(
-      flags, 0, nullptr, nullptr, &Callbacks::access, this,                           //
-      MHD_OPTION_SOCK_ADDR, address->ai_addr,                                         //
-      MHD_OPTION_URI_LOG_CALLBACK, &Callbacks::start, nullptr,                        //
-      MHD_OPTION_NOTIFY_COMPLETED, &Callbacks::completed, this,                       //
-      MHD_OPTION_CONNECTION_LIMIT, options_.connections,                              //
-      MHD_OPTION_CONNECTION_TIMEOUT, options_.idle_seconds,                           //
-      MHD_OPTION_CONNECTION_MEMORY_LIMIT, connection_memory + options_.header_limit,  //
-      MHD_OPTION_STRICT_FOR_CLIENT, 1, MHD_OPTION_LISTENING_ADDRESS_REUSE, 1u,        //
-      MHD_OPTION_END);
+  daemon_ = MHD_start_daemon(flags, 0, nullptr, nullptr, &Callbacks::access, this,      //
+                             MHD_OPTION_SOCK_ADDR, address->ai_addr,                    //
+                             MHD_OPTION_URI_LOG_CALLBACK, &Callbacks::start, nullptr,   //
+                             MHD_OPTION_NOTIFY_COMPLETED, &Callbacks::completed, this,  //
+                             MHD_OPTION_CONNECTION_LIMIT, options_.connections,         //
+                             MHD_OPTION_CONNECTION_TIMEOUT, options_.idle_seconds,      //
+                             MHD_OPTION_CONNECTION_MEMORY_LIMIT,
+                             connection_memory + options_.header_limit,  //
+                             MHD_OPTION_STRICT_FOR_CLIENT, 1,            //
+                             MHD_OPTION_END);
   if (daemon_ == nullptr) {
     throw std::runtime_error("cannot listen on " + options_.host + ":" + port);
   }
@@ -262,6 +265,10 @@ std::size_t Server::stop(std::chrono::milliseconds patience) {
 
 // What can be said before the body comes: who may not ask is not listened to.
 void Server::begin(Request &request) const {
+  // Two that differ would let a proxy and us disagree on where the next request begins.
+  if (request.framings > 1) {
+    throw HttpError(400, "the length of the body must be given once", "Connection", "close");
+  }
   if (request.header_bytes + request.target.size() > options_.header_limit) {
     throw HttpError(
         431, "the header is larger than " + std::to_string(options_.header_limit) + " bytes");
