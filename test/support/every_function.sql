@@ -26,6 +26,8 @@ SELECT token_usage_stats(prompt_tokens, completion_tokens, total_tokens, cost_us
   FROM token_usage WINDOW w AS (PARTITION BY user_id ORDER BY id ROWS BETWEEN 2 PRECEDING AND 1 FOLLOWING);
 SELECT token_usage_stats(9223372036854775807, 0, 9223372036854775807, 1, 1, 1) FROM token_usage;
 SELECT token_usage_decimal_sum('9e30') FROM token_usage;
+SELECT token_usage_rebuild(), token_usage_rebuild(42), token_usage_compact(), token_usage_compact(5);
+SELECT count(*) FROM token_usage_verify();
 SELECT * FROM token_usage_summary(NULL);
 SELECT * FROM token_usage_history(42, 0);
 SELECT * FROM token_usage_history(42, 3, NULL, 'Mars/Olympus');
