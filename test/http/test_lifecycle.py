@@ -55,16 +55,66 @@ def test_a_statement_may_not_last(fresh):
         assert json.loads(running.get(SUMMARY).text)["data"]["all_time"]["requests_count"] == 0
 
 
+def history(running, days):
+    """A question like no other, so that it is asked for itself."""
+    return running.get(TOKENS + "/history", days=days)
+
+
 def test_who_waits_for_a_connection_does_not_wait_for_ever(fresh):
     with Service(fresh, "--pool", "2", "--pool-wait-ms", "300", "--statement-timeout-ms", "20000") as running, Lock(fresh) as lock:
         with concurrent.futures.ThreadPoolExecutor(5) as threads:
-            held = [threads.submit(running.get, SUMMARY) for _ in range(2)]
+            held = [threads.submit(history, running, days) for days in (1, 2)]
             time.sleep(0.3)
-            late = [threads.submit(running.get, SUMMARY) for _ in range(3)]
+            late = [threads.submit(history, running, days) for days in (3, 4, 5)]
             for answer in (future.result() for future in late):
                 assert (answer.status, error_of(answer)) == (503, "all connections to the database are in use")
             lock.release()
             assert [future.result().status for future in held] == [200, 200]
+
+
+@pytest.mark.parametrize("options,statuses", [([], {200}), (["--ask-each"], {200, 503})])
+def test_the_same_question_is_asked_once(fresh, options, statuses):
+    """Ten who ask the same while a lock is held need one connection; ten who are asked for each do not get by with it."""
+    with Service(fresh, "--pool", "1", "--pool-wait-ms", "300", "--statement-timeout-ms", "20000", *options) as running, Lock(fresh) as lock:
+        with concurrent.futures.ThreadPoolExecutor(10) as threads:
+            asking = [threads.submit(running.get, SUMMARY) for _ in range(10)]
+            time.sleep(1)
+            lock.release()
+            assert {future.result().status for future in asking} == statuses
+
+
+def test_a_shared_answer_is_no_older_than_its_question(fresh):
+    """Whatever was committed before a request was sent is in its answer, also where many ask the same at once."""
+    written = []
+    with Service(fresh, "--pool", "3", "--statement-timeout-ms", "60000") as running:
+        def write_and_read(i):
+            for k in range(6):
+                assert running.record({**EVENT, "request_id": f"{i}-{k}"}).status == 201
+                written.append(1)
+                known = len(written)
+                counted = json.loads(running.get(SUMMARY).text)["data"]["all_time"]["requests_count"]
+                assert counted >= known
+
+        with concurrent.futures.ThreadPoolExecutor(12) as threads:
+            list(threads.map(write_and_read, range(12)))
+        assert json.loads(running.get(SUMMARY).text)["data"]["all_time"]["requests_count"] == 72
+
+
+def test_nobody_gets_anothers_answer(fresh):
+    """Many users and questions at once, over few connections: each answer is the asker's."""
+    with Service(fresh, "--pool", "3", "--statement-timeout-ms", "60000") as running:
+        for user in range(1, 7):
+            assert running.record({**EVENT, "prompt_tokens": 1000 * user, "completion_tokens": 0}, str(user)).status == 201
+
+        def ask(i):
+            user, days = i % 6 + 1, i % 3 + 1
+            data = json.loads(running.get(TOKENS + "/history", str(user), days=days).text)["data"]
+            assert len(data) == days and data[-1]["total_tokens"] == 1000 * user
+            agents = json.loads(running.get(TOKENS + "/by-agent", str(user)).text)["data"]["totals"]
+            assert agents["total_tokens"] == 1000 * user
+
+        with concurrent.futures.ThreadPoolExecutor(16) as threads:
+            list(threads.map(ask, range(144)))
 
 
 def test_no_more_connections_than_told(pg):

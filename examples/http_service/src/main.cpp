@@ -20,6 +20,7 @@
 #include "log.h"
 #include "openapi.h"
 #include "server.h"
+#include "shared_reads.h"
 #include "static_files.h"
 
 namespace {
@@ -57,6 +58,7 @@ struct Settings {
   std::string subject;
   long lifetime = 3600;
   bool no_request_log = false;
+  bool ask_each = false;
 };
 
 std::string read_key(const std::string &file) {
@@ -143,6 +145,8 @@ void add_options(CLI::App &app, Settings &settings) {
   app.add_option("--statement-timeout-ms", settings.statement_ms, "Longest statement; 0: no limit")
       ->check(CLI::Range(0, 3'600'000))
       ->capture_default_str();
+  app.add_flag("--ask-each", settings.ask_each,
+               "Ask the database for each request, also where the same question waits already");
   app.add_option("--page", settings.page, "Folder of the page and of Swagger UI (docs/)");
   app.add_option("--cors-origin", settings.server.cors_origin,
                  "The one other origin whose pages may ask, https://app.example.com");
@@ -179,7 +183,10 @@ int serve(Settings settings, const sigset_t &signals) {
   settings.database.statement_timeout = std::chrono::milliseconds(settings.statement_ms);
 
   const Authenticator authenticator(settings.auth);
-  const std::unique_ptr<Database> database = make_database(settings.database);
+  std::unique_ptr<Database> database = make_database(settings.database);
+  if (!settings.ask_each) {
+    database = std::make_unique<SharedReads>(std::move(database));
+  }
   StaticFiles files(settings.page);
   const std::size_t page_files = files.size();
   files.add("/openapi.json", openapi_text);
