@@ -102,11 +102,14 @@ class PostgresConnection {
     }
     PQsetNoticeProcessor(
         connection_.get(), [](void *, const char *) {}, nullptr);
-    // Not as a start-up option: poolers refuse those.
+    // Not as start-up options: poolers refuse those. Statements of milliseconds only lose by being
+    // compiled, which costs more than all of the work and which PostgreSQL decides by its
+    // estimates.
     const std::string limit = std::to_string(options.statement_timeout.count());
     const char *const parameter = limit.c_str();
     const Result result(PQexecParams(connection_.get(),
-                                     "SELECT pg_catalog.set_config('statement_timeout', $1, false)",
+                                     "SELECT pg_catalog.set_config('statement_timeout', $1, false),"
+                                     " pg_catalog.set_config('jit', 'off', false)",
                                      1, nullptr, &parameter, nullptr, nullptr, 0));
     if (PQresultStatus(result.get()) != PGRES_TUPLES_OK) {
       throw DatabaseError(Failure::away, message_away, one_line(PQerrorMessage(connection_.get())));
