@@ -48,9 +48,15 @@ CREATE OR REPLACE FUNCTION {s}.token_usage_rollup_at_commit() RETURNS trigger
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $code$
 -- Maintains, for one delta in 128. Deferred: while a statement runs, rows that it wrote are there whose deltas are
 -- not yet, so nothing may be sealed; and locks that are taken at commit are held for no longer than that.
+-- A transaction of very many rows comes here for each 128 of them: a delta that is gone has had its visit.
 BEGIN
   IF NEW.sign = 0 THEN
-    DELETE FROM {s}.token_usage_delta d WHERE d.user_id = NEW.user_id AND d.turn = NEW.turn AND d.sign = 0;
+    DELETE FROM {s}.token_usage_delta d WHERE d.user_id = NEW.user_id AND d.created_at IS NULL AND d.sign = 0;
+    IF NOT FOUND THEN
+      RETURN NULL;
+    END IF;
+  ELSIF NOT EXISTS (SELECT FROM {s}.token_usage_delta d WHERE d.user_id = NEW.user_id AND d.created_at = NEW.created_at AND d.turn = NEW.turn) THEN
+    RETURN NULL;
   END IF;
   -- SET CONSTRAINTS ... IMMEDIATE brings us here in the middle of the statement that writes to the ledger.
   IF pg_trigger_depth() = 1 AND current_setting('transaction_isolation') = 'read committed' THEN
