@@ -8,7 +8,7 @@ import pytest
 
 from rollup.ledger import shrink
 from rollup.test_concurrent_pg import compact, insert
-from rollup.test_keep_pg import Session, clean, fill, made, right, run, used
+from rollup.test_keep_pg import Session, clean, drop_subscription, made, right, run, used
 from support import postgres
 
 
@@ -129,7 +129,7 @@ def test_subscriber_of_all_tables(server):
     compact(copy)
     clean(copy)
     clean(source)
-    copy("DROP SUBSCRIPTION everything")
+    drop_subscription(source, copy, "everything")
     goes_on(copy)  # the move is done: the subscriber is written to
     copy.close()
     source.close()
