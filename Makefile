@@ -24,6 +24,7 @@ OBJS = \
 	pg_ext/money.o \
 	pg_ext/prices.o \
 	pg_ext/record.o \
+	pg_ext/rollup_pieces.o \
 	pg_ext/stats.o \
 	pg_ext/sums.o \
 	pg_ext/zone.o

@@ -719,7 +719,7 @@ $token_usage$, '@extschema@', home);
 
   EXECUTE replace($token_usage$
 -- The one place where reports get their sums: the ledger rows of one user, assigned to consecutive stretches of time and grouped
--- by a dimension. The text of the query depends on the ledger's column types; it is made here for both editions. The portable
+-- by a dimension. Here they come from the ledger itself; rollup.sql has the statements that read them through the rollups. The text of the query depends on the ledger's column types; it is made here for both editions. The portable
 -- edition runs it with EXECUTE (sums_portable.sql), the native one keeps its plan (sums.cpp).
 
 -- The SELECT that _token_usage_sums runs. Parameters: $1 text, the user; $2 text, the agent (where has_agent); $3 timestamptz[],
@@ -729,15 +729,7 @@ CREATE OR REPLACE FUNCTION @extschema@._token_usage_sums_sql(ledger oid, dimensi
 RETURNS text LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
   l record := @extschema@._token_usage_layout(ledger);
-  rolled text;
 BEGIN
-  -- Through the rollups, where they hold what is asked for and the caller may read them (rollup.sql).
-  IF @extschema@._token_usage_rollup_readable(ledger) THEN
-    rolled := @extschema@._token_usage_rollup_read_sql(ledger, dimension, has_agent);
-    IF rolled IS NOT NULL THEN
-      RETURN rolled;
-    END IF;
-  END IF;
   RETURN format(
     'SELECT pg_catalog.width_bucket(%s, $3), %s, %s, pg_catalog.count(*),
             pg_catalog.sum(%s)::pg_catalog.numeric, pg_catalog.sum(%s)::pg_catalog.numeric,
@@ -856,125 +848,6 @@ RETURNS text LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $rollu
                  @extschema@._token_usage_rollup_expression(ledger, 'execution_time_ms', alias) AS ms) e
 $rollup$;
 
--- A range of a report's bounds, cut into pieces: tier 3 whole months, 2 whole days, 1 whole hours (half-hours
--- where the report has no groups, for zones of :30) from the rollup, 0 from the ledger. Bounds and results are instants; buckets are UTC. A rolled bucket that sealed_until
--- cuts holds what lies before it, so it may serve a piece that reaches sealed_until.
--- months: the rolled months in order; flags: what is rolled of each (see _token_usage_rollup_flags).
-CREATE OR REPLACE FUNCTION @extschema@._token_usage_rollup_pieces(
-  bounds timestamptz[], sealed_until timestamptz, months timestamptz[], flags smallint[], groups boolean,
-  OUT tier integer, OUT lo timestamptz, OUT hi timestamptz)
-RETURNS SETOF record LANGUAGE plpgsql IMMUTABLE ROWS 4 SET search_path = pg_catalog, pg_temp AS $rollup$
-DECLARE
-  month_bit integer := CASE WHEN groups THEN 2 ELSE 1 END;
-  day_bit integer := CASE WHEN groups THEN 8 ELSE 4 END;
-  hour_bit integer := CASE WHEN groups THEN 32 ELSE 16 END;
-  n integer := cardinality(bounds);
-  last timestamp;
-  sealed timestamp;
-  pos timestamp;
-  stop timestamp;
-  bound timestamp;
-  month timestamp;
-  month_end timestamp;
-  piece integer;
-  have integer;
-  have_lo timestamp;
-  unit_start timestamp;
-  unit_end timestamp;
-  half_hour constant interval := '30 minutes';
-  f integer;
-  i integer := 2;
-  m integer := 1;
-BEGIN
-  IF sealed_until IS NULL OR months IS NULL OR bounds[1] >= sealed_until OR bounds[n] <= months[1] THEN
-    tier := 0;
-    lo := bounds[1];
-    hi := bounds[n];
-    RETURN NEXT;
-    RETURN;
-  END IF;
-  last := timezone('UTC', bounds[n]);
-  sealed := timezone('UTC', sealed_until);
-  pos := timezone('UTC', bounds[1]);
-  have_lo := pos;
-  bound := timezone('UTC', bounds[2]);
-  month := timezone('UTC', months[1]);
-  month_end := month + interval '1 month';
-  f := flags[1];
-  WHILE pos < last LOOP
-    WHILE bound <= pos LOOP
-      i := i + 1;
-      bound := timezone('UTC', bounds[i]);
-    END LOOP;
-    WHILE month IS NOT NULL AND month_end <= pos LOOP
-      m := m + 1;
-      month := timezone('UTC', months[m]);
-      month_end := month + interval '1 month';
-      f := flags[m];
-    END LOOP;
-    piece := 0;
-    IF month IS NULL OR pos >= sealed THEN
-      stop := last;
-    ELSIF pos < month THEN
-      stop := least(month, last);
-    ELSE
-      -- What lies before sealed_until is the whole of its bucket.
-      stop := CASE WHEN bound >= sealed THEN sealed ELSE bound END;
-      IF f & month_bit <> 0 AND pos = month AND (stop >= month_end OR stop = sealed) THEN
-        piece := 3;
-        stop := least(month_end, stop);
-      ELSE
-        stop := least(month_end, stop);
-        IF f & day_bit <> 0 AND pos = date_trunc('day', pos)
-           AND (stop = sealed OR date_trunc('day', stop) > pos) THEN
-          piece := 2;
-          IF stop <> sealed THEN
-            stop := date_trunc('day', stop);
-          END IF;
-        ELSE
-          IF f & day_bit <> 0 THEN
-            stop := least(stop, date_trunc('day', pos) + interval '1 day');
-          END IF;
-          IF f & hour_bit <> 0 THEN
-            unit_start := date_trunc('hour', pos);
-            IF NOT groups AND pos >= unit_start + half_hour THEN
-              unit_start := unit_start + half_hour;
-            END IF;
-            unit_end := date_trunc('hour', stop);
-            IF NOT groups AND stop >= unit_end + half_hour THEN
-              unit_end := unit_end + half_hour;
-            END IF;
-            IF pos = unit_start AND (stop = sealed OR unit_end > pos) THEN
-              piece := 1;
-              IF stop <> sealed THEN
-                stop := unit_end;
-              END IF;
-            ELSE
-              stop := least(stop, unit_start + CASE WHEN groups THEN interval '1 hour' ELSE half_hour END);
-            END IF;
-          END IF;
-        END IF;
-      END IF;
-    END IF;
-    IF piece IS DISTINCT FROM have THEN
-      IF have IS NOT NULL THEN
-        tier := have;
-        lo := timezone('UTC', have_lo);
-        hi := timezone('UTC', pos);
-        RETURN NEXT;
-      END IF;
-      have := piece;
-      have_lo := pos;
-    END IF;
-    pos := stop;
-  END LOOP;
-  tier := have;
-  lo := timezone('UTC', have_lo);
-  hi := bounds[n];
-  RETURN NEXT;
-END
-$rollup$;
-
 -- What of a month is rolled, by its rows and its groups (agents plus models): a sum of 1 month, 2 month by
 -- group, 4 day, 8 day by group, 16 half-hour, 32 hour by group. Chosen so that the rollup stays well under a
 -- fifth of the ledger with its indexes; a month too thin for that is read through idx_token_usage_user_date.
@@ -1040,65 +913,67 @@ BEGIN
 END
 $rollup$;
 
--- The statement that reads sums through the rollups. Parameters as those of _token_usage_sums:
--- $1 user_id text, $2 agent text (by_agent tells whether it is given), $3 bounds timestamptz[].
--- Result: bucket (from 1), key1, key2, requests_count, prompt_tokens, completion_tokens, total_tokens, cost_usd,
--- cost_rub, unpriced_count, execution_ms_sum, execution_ms_count.
-CREATE OR REPLACE FUNCTION @extschema@._token_usage_rollup_read_sql(ledger oid, dimension text, by_agent boolean)
+-- The statements that read sums through the rollups; all run in the reader's one snapshot. NULL where nothing of the kind is rolled.
+--   state: of user $1: sealed_until, and the months that are rolled and their flags, ascending; no row where nothing is rolled
+--   few: how many rows user $1 has between the bounds $3, up to 500
+--   rollup, ledger, both: the sums of _token_usage_sums, in its columns and by its parameters ($1 user, $2 agent where by_agent,
+--     $3 bounds), from what is named; the pieces are $4 their tiers, $5 and $6 their ends, and $7 is sealed_until.
+-- Every index is picked for any value of the parameters, and OFFSET 0 keeps each piece a range of an index.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_rollup_read_sql(ledger oid, part text, dimension text, by_agent boolean)
 RETURNS text LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $rollup$
 DECLARE
   dim integer := CASE WHEN by_agent OR dimension = 'agent' THEN 1 WHEN dimension = 'none' THEN 0 ELSE 2 END;
   rollup_keys text;
   row_keys text;
-  created text;
 BEGIN
-  IF by_agent AND dimension NOT IN ('none', 'agent') OR NOT @extschema@._token_usage_rollup_possible(ledger) THEN
-    RETURN NULL;  -- no rollup holds agent and model together, or one of a type that is not rolled
+  IF NOT @extschema@._token_usage_rollup_possible(ledger) THEN
+    RETURN NULL;
+  ELSIF part = 'state' THEN
+    RETURN @extschema@._token_usage_rollup_text(ledger, $sql$
+SELECT u.sealed_until, ARRAY(SELECT o.month FROM {s}.token_usage_rollup_month o WHERE o.user_id = u.user_id ORDER BY o.month),
+       ARRAY(SELECT o.flags FROM {s}.token_usage_rollup_month o WHERE o.user_id = u.user_id ORDER BY o.month)
+  FROM {s}.token_usage_rollup_user u WHERE u.user_id = $1::{user_type} AND u.epoch = {epoch}$sql$);
+  ELSIF part = 'few' THEN
+    RETURN @extschema@._token_usage_rollup_text(ledger, $sql$
+SELECT count(*)::int4 FROM (SELECT FROM {ledger} t WHERE t.user_id = $1::{user_type} AND t.created_at >= {$3[1]}
+  AND t.created_at < {$3[array_upper($3, 1)]} LIMIT 500) x$sql$);
+  ELSIF by_agent AND dimension NOT IN ('none', 'agent') THEN
+    RETURN NULL;  -- no rollup holds agent and model together
   END IF;
   SELECT CASE dimension WHEN 'none' THEN 'NULL::text AS key1, NULL::text AS key2'
                         WHEN 'agent' THEN 'CASE WHEN r.nulls & 1 = 0 THEN r.key1 END AS key1, NULL::text AS key2'
-                        WHEN 'provider' THEN 'CASE WHEN r.nulls & 1 = 0 THEN r.key1 END AS key1, NULL::text AS key2'
                         ELSE 'CASE WHEN r.nulls & 1 = 0 THEN r.key1 END AS key1, CASE WHEN r.nulls & 2 = 0 THEN r.key2 END AS key2' END,
          CASE dimension WHEN 'none' THEN 'NULL::text AS key1, NULL::text AS key2'
                         WHEN 'agent' THEN 'x.agent AS key1, NULL::text AS key2'
-                        WHEN 'provider' THEN 'x.provider AS key1, NULL::text AS key2'
                         ELSE 'x.provider AS key1, x.model AS key2' END
     INTO rollup_keys, row_keys;
-  created := @extschema@._token_usage_rollup_expression(ledger, 'created_at', 't');
-  RETURN @extschema@._token_usage_rollup_text(ledger, replace(replace(replace(replace(replace(replace($sql$
-WITH state AS MATERIALIZED (
-  SELECT u.sealed_until, m.months, m.flags
-    FROM {s}.token_usage_rollup_user u
-   CROSS JOIN LATERAL (SELECT array_agg(q.month) AS months, array_agg(q.flags) AS flags
-                         FROM (SELECT o.month, o.flags FROM {s}.token_usage_rollup_month o WHERE o.user_id = u.user_id ORDER BY o.month) q) m
-   WHERE u.user_id = $1::{user_type} AND u.epoch = {epoch}
-), piece AS MATERIALIZED (
-  SELECT p.tier, p.lo, p.hi FROM (SELECT 1) one LEFT JOIN state ON true
-   CROSS JOIN LATERAL @extschema@._token_usage_rollup_pieces($3, state.sealed_until, state.months, state.flags, {groups}) p
-)
+  RETURN @extschema@._token_usage_rollup_text(ledger, replace(replace(replace(replace(replace($sql$
 SELECT y.bucket, y.key1, y.key2, sum(y.requests)::int8, sum(y.prompt)::numeric, sum(y.completion)::numeric, sum(y.total)::numeric,
        sum(y.usd), sum(y.rub), sum(y.unpriced)::int8, sum(y.ms_sum)::numeric, sum(y.ms_count)::int8
-  FROM (SELECT width_bucket(r.bucket, $3) AS bucket, {rollup_keys}, r.requests, r.prompt, r.completion, r.total,
+  FROM ($sql$ || concat_ws(' UNION ALL ', CASE WHEN part <> 'ledger' THEN $sql$
+        SELECT width_bucket(r.bucket, $3) AS bucket, {rollup_keys}, r.requests, r.prompt, r.completion, r.total,
                r.usd, r.rub, r.unpriced, r.ms_sum, r.ms_count
-          FROM piece p JOIN {s}.token_usage_rollup r
-            ON r.user_id = $1::{user_type} AND r.kind = (p.tier * 10 + {dim})::int2 AND r.bucket >= p.lo AND r.bucket < p.hi
+          FROM unnest($4::int4[], $5::timestamptz[], $6::timestamptz[]) p (tier, lo, hi)
+         CROSS JOIN LATERAL (SELECT * FROM {s}.token_usage_rollup o WHERE o.user_id = $1::{user_type}
+                 AND o.kind = (p.tier * 10 + {dim})::int2 AND o.bucket >= p.lo AND o.bucket < p.hi OFFSET 0) r
          WHERE p.tier > 0 {rollup_agent}
         UNION ALL
         SELECT width_bucket(x.created_at, $3), {row_keys}, x.sign, x.sign * x.prompt, x.sign * x.completion, x.sign * x.total,
                x.sign * coalesce(x.usd, 0), x.sign * coalesce(x.rub, 0), CASE WHEN x.usd IS NULL THEN x.sign ELSE 0 END,
                x.sign * coalesce(x.ms, 0), CASE WHEN x.ms IS NULL THEN 0 ELSE x.sign END
-          FROM state s CROSS JOIN piece p JOIN {s}.token_usage_delta x
-            ON x.user_id = $1::{user_type} AND x.created_at >= p.lo AND x.created_at < least(p.hi, s.sealed_until)
-         WHERE p.tier > 0 {row_agent}
-        UNION ALL
-        SELECT width_bucket(x.created_at, $3), {row_keys}, 1, x.prompt, x.completion, x.total,
-               coalesce(x.usd, 0), coalesce(x.rub, 0), CASE WHEN x.usd IS NULL THEN 1 ELSE 0 END,
-               coalesce(x.ms, 0), CASE WHEN x.ms IS NULL THEN 0 ELSE 1 END
-          FROM piece p CROSS JOIN LATERAL (SELECT {row} FROM {ledger} t WHERE t.user_id = $1::{user_type}
-                 AND t.created_at >= {p.lo} AND t.created_at < {p.hi} AND t.created_at > '-infinity') x
-         WHERE p.tier = 0 {row_agent}) y
+          FROM unnest($4::int4[], $5::timestamptz[], $6::timestamptz[]) p (tier, lo, hi)
+         CROSS JOIN LATERAL (SELECT * FROM {s}.token_usage_delta d WHERE d.user_id = $1::{user_type}
+                 AND d.created_at >= p.lo AND d.created_at < least(p.hi, $7::timestamptz) OFFSET 0) x
+         WHERE p.tier > 0 {row_agent}$sql$ END, CASE WHEN part <> 'rollup' THEN $sql$
+        SELECT width_bucket(x.created_at, $3) AS bucket, {row_keys}, 1 AS requests, x.prompt, x.completion, x.total,
+               coalesce(x.usd, 0) AS usd, coalesce(x.rub, 0) AS rub, CASE WHEN x.usd IS NULL THEN 1 ELSE 0 END AS unpriced,
+               coalesce(x.ms, 0) AS ms_sum, CASE WHEN x.ms IS NULL THEN 0 ELSE 1 END AS ms_count
+          FROM unnest($4::int4[], $5::timestamptz[], $6::timestamptz[]) p (tier, lo, hi)
+         CROSS JOIN LATERAL (SELECT {row} FROM {ledger} t WHERE t.user_id = $1::{user_type}
+                 AND t.created_at >= {p.lo} AND t.created_at < {p.hi} AND t.created_at > '-infinity' OFFSET 0) x
+         WHERE p.tier = 0 {row_agent}$sql$ END) || $sql$) y
  GROUP BY 1, 2, 3 HAVING sum(y.requests) <> 0$sql$,
-    '{rollup_keys}', rollup_keys), '{row_keys}', row_keys), '{dim}', dim::text), '{groups}', (dim > 0)::text),
+    '{rollup_keys}', rollup_keys), '{row_keys}', row_keys), '{dim}', dim::text),
     '{rollup_agent}', CASE WHEN by_agent THEN 'AND r.key1 = $2 AND r.nulls = 0' ELSE '' END),
     '{row_agent}', CASE WHEN by_agent THEN 'AND x.agent = $2' ELSE '' END));
 END
@@ -1139,7 +1014,7 @@ BEGIN
   filled := replace(filled, '{at}', @extschema@._token_usage_rollup_expression(ledger, 'created_at', 't'));
   filled := replace(filled, '{new_at}', @extschema@._token_usage_rollup_expression(ledger, 'created_at', 'NEW'));
   filled := replace(filled, '{old_at}', @extschema@._token_usage_rollup_expression(ledger, 'created_at', 'OLD'));
-  FOREACH word IN ARRAY '{p.lo,p.hi,from_at,to_at,month_at,month_end,sealed}'::text[] LOOP
+  FOREACH word IN ARRAY ARRAY['p.lo', 'p.hi', '$3[1]', '$3[array_upper($3, 1)]', 'from_at', 'to_at', 'month_at', 'month_end', 'sealed'] LOOP
     filled := replace(filled, '{' || word || '}', CASE WHEN plain THEN 'timezone(''UTC'', ' || word || ')' ELSE word END);
   END LOOP;
   filled := replace(filled, '{guard}', 'to_timestamp(pg_sequence_last_value(''{s}.token_usage_rollup_guard''::regclass)::float8 * 0.000001)');
@@ -1978,7 +1853,144 @@ $function$;
 $token_usage$, '@extschema@', home);
 
   EXECUTE replace($token_usage$
+-- The portable twin of pg_ext/rollup_pieces.cpp.
+
+-- A range of a report's bounds, cut into pieces: tier 3 whole months, 2 whole days, 1 whole hours (half-hours
+-- where the report has no groups, for zones of :30) from the rollup, 0 from the ledger. Bounds and results are instants;
+-- buckets are UTC. A rolled bucket that sealed_until cuts holds what lies before it, so it may serve a piece that reaches sealed_until.
+-- months: the rolled months in order; flags: what is rolled of each (see _token_usage_rollup_flags).
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_rollup_pieces(
+  bounds timestamptz[], sealed_until timestamptz, months timestamptz[], flags smallint[], groups boolean,
+  OUT tier integer, OUT lo timestamptz, OUT hi timestamptz)
+RETURNS SETOF record LANGUAGE plpgsql IMMUTABLE ROWS 4 SET search_path = pg_catalog, pg_temp AS $rollup$
+DECLARE
+  month_bit integer := CASE WHEN groups THEN 2 ELSE 1 END;
+  day_bit integer := CASE WHEN groups THEN 8 ELSE 4 END;
+  hour_bit integer := CASE WHEN groups THEN 32 ELSE 16 END;
+  n integer := cardinality(bounds);
+  last timestamp;
+  sealed timestamp;
+  pos timestamp;
+  stop timestamp;
+  bound timestamp;
+  month timestamp;
+  month_end timestamp;
+  piece integer;
+  have integer;
+  have_lo timestamp;
+  unit_start timestamp;
+  unit_end timestamp;
+  half_hour constant interval := '30 minutes';
+  f integer;
+  i integer := 2;
+  m integer := 1;
+BEGIN
+  IF sealed_until IS NULL OR months IS NULL OR bounds[1] >= sealed_until OR bounds[n] <= months[1] THEN
+    tier := 0;
+    lo := bounds[1];
+    hi := bounds[n];
+    RETURN NEXT;
+    RETURN;
+  END IF;
+  last := timezone('UTC', bounds[n]);
+  sealed := timezone('UTC', sealed_until);
+  pos := timezone('UTC', bounds[1]);
+  have_lo := pos;
+  bound := timezone('UTC', bounds[2]);
+  month := timezone('UTC', months[1]);
+  month_end := month + interval '1 month';
+  f := flags[1];
+  WHILE pos < last LOOP
+    WHILE bound <= pos LOOP
+      i := i + 1;
+      bound := timezone('UTC', bounds[i]);
+    END LOOP;
+    WHILE month IS NOT NULL AND month_end <= pos LOOP
+      m := m + 1;
+      month := timezone('UTC', months[m]);
+      month_end := month + interval '1 month';
+      f := flags[m];
+    END LOOP;
+    piece := 0;
+    IF month IS NULL OR pos >= sealed THEN
+      stop := last;
+    ELSIF pos < month THEN
+      stop := least(month, last);
+    ELSE
+      -- What lies before sealed_until is the whole of its bucket.
+      stop := CASE WHEN bound >= sealed THEN sealed ELSE bound END;
+      IF f & month_bit <> 0 AND pos = month AND (stop >= month_end OR stop = sealed) THEN
+        piece := 3;
+        stop := least(month_end, stop);
+      ELSE
+        stop := least(month_end, stop);
+        IF f & day_bit <> 0 AND pos = date_trunc('day', pos)
+           AND (stop = sealed OR date_trunc('day', stop) > pos) THEN
+          piece := 2;
+          IF stop <> sealed THEN
+            stop := date_trunc('day', stop);
+          END IF;
+        ELSE
+          IF f & day_bit <> 0 THEN
+            stop := least(stop, date_trunc('day', pos) + interval '1 day');
+          END IF;
+          IF f & hour_bit <> 0 THEN
+            unit_start := date_trunc('hour', pos);
+            IF NOT groups AND pos >= unit_start + half_hour THEN
+              unit_start := unit_start + half_hour;
+            END IF;
+            unit_end := date_trunc('hour', stop);
+            IF NOT groups AND stop >= unit_end + half_hour THEN
+              unit_end := unit_end + half_hour;
+            END IF;
+            IF pos = unit_start AND (stop = sealed OR unit_end > pos) THEN
+              piece := 1;
+              IF stop <> sealed THEN
+                stop := unit_end;
+              END IF;
+            ELSE
+              stop := least(stop, unit_start + CASE WHEN groups THEN interval '1 hour' ELSE half_hour END);
+            END IF;
+          END IF;
+        END IF;
+      END IF;
+    END IF;
+    IF piece IS DISTINCT FROM have THEN
+      IF have IS NOT NULL THEN
+        tier := have;
+        lo := timezone('UTC', have_lo);
+        hi := timezone('UTC', pos);
+        RETURN NEXT;
+      END IF;
+      have := piece;
+      have_lo := pos;
+    END IF;
+    pos := stop;
+  END LOOP;
+  tier := have;
+  lo := timezone('UTC', have_lo);
+  hi := bounds[n];
+  RETURN NEXT;
+END
+$rollup$;
+$token_usage$, '@extschema@', home);
+
+  EXECUTE replace($token_usage$
 -- The portable twin of pg_ext/sums.cpp.
+
+-- Runs a query of _token_usage_rollup_read_sql. Planned by the number of rows alone: by the cost of pages, an index on created_at alone
+-- may seem as good as one that picks the user too, since the planner does not know the bounds.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_rollup_sums(
+  query text, user_id text, agent text, bounds timestamptz[], tiers integer[], starts timestamptz[], ends timestamptz[],
+  sealed_until timestamptz)
+RETURNS TABLE (bucket integer, key1 text, key2 text, requests_count bigint, prompt_tokens numeric,
+  completion_tokens numeric, total_tokens numeric, cost_usd numeric, cost_rub numeric, unpriced_count bigint,
+  execution_ms_sum numeric, execution_ms_count bigint)
+LANGUAGE plpgsql STABLE SET seq_page_cost = 0 SET random_page_cost = 0 AS $function$
+BEGIN
+  RETURN QUERY EXECUTE query USING user_id, agent, bounds, tiers, starts, ends, sealed_until;
+END
+$function$;
 
 -- The sums of the ledger rows of `user_id` (as _token_usage_user gives it), and of `agent` where it is not NULL: one row for each
 -- stretch bounds[bucket] <= created_at < bounds[bucket + 1] and group that has rows. dimension is none, agent or model.
@@ -1987,8 +1999,30 @@ CREATE OR REPLACE FUNCTION @extschema@._token_usage_sums(
 RETURNS TABLE (bucket integer, key1 text, key2 text, requests_count bigint, prompt_tokens numeric,
   completion_tokens numeric, total_tokens numeric, cost_usd numeric, cost_rub numeric, unpriced_count bigint,
   execution_ms_sum numeric, execution_ms_count bigint)
-LANGUAGE plpgsql STABLE AS $function$
+LANGUAGE plpgsql STABLE SET jit = off AS $function$
+DECLARE
+  query text;
+  sealed_until timestamptz;
+  months timestamptz[];
+  flags smallint[];
+  tiers integer[];
+  starts timestamptz[];
+  ends timestamptz[];
 BEGIN
+  IF (agent IS NULL OR dimension IN ('none', 'agent')) AND @extschema@._token_usage_rollup_readable(ledger) THEN
+    query := @extschema@._token_usage_rollup_read_sql(ledger, 'state'::text, dimension, agent IS NOT NULL);
+    IF query IS NOT NULL THEN
+      EXECUTE query INTO sealed_until, months, flags USING user_id;
+    END IF;
+    IF sealed_until IS NOT NULL THEN
+      SELECT array_agg(p.tier), array_agg(p.lo), array_agg(p.hi) INTO tiers, starts, ends
+        FROM @extschema@._token_usage_rollup_pieces(bounds, sealed_until, months, flags, agent IS NOT NULL OR dimension <> 'none') AS p;
+      RETURN QUERY SELECT s.* FROM @extschema@._token_usage_rollup_sums(@extschema@._token_usage_rollup_read_sql(ledger,
+        CASE WHEN 0 < ALL (tiers) THEN 'rollup' WHEN 0 = ALL (tiers) THEN 'ledger' ELSE 'both' END, dimension, agent IS NOT NULL),
+        user_id, agent, bounds, tiers, starts, ends, sealed_until) AS s;
+      RETURN;
+    END IF;
+  END IF;
   RETURN QUERY EXECUTE @extschema@._token_usage_sums_sql(ledger, dimension, agent IS NOT NULL)
     USING user_id, agent, bounds;
 END

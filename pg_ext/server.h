@@ -22,8 +22,11 @@ extern "C" {
 #include <miscadmin.h>
 #include <pgtime.h>
 #include <utils/acl.h>
+#include <utils/array.h>
 #include <utils/builtins.h>
+#include <utils/datetime.h>
 #include <utils/fmgrprotos.h>
+#include <utils/guc.h>
 #include <utils/hsearch.h>
 #include <utils/inval.h>
 #include <utils/lsyscache.h>
@@ -31,5 +34,6 @@ extern "C" {
 #include <utils/numeric.h>
 #include <utils/rls.h>
 #include <utils/syscache.h>
+#include <utils/timestamp.h>
 #include <utils/tuplestore.h>
 }

@@ -1,5 +1,5 @@
 -- The one place where reports get their sums: the ledger rows of one user, assigned to consecutive stretches of time and grouped
--- by a dimension. The text of the query depends on the ledger's column types; it is made here for both editions. The portable
+-- by a dimension. Here they come from the ledger itself; rollup.sql has the statements that read them through the rollups. The text of the query depends on the ledger's column types; it is made here for both editions. The portable
 -- edition runs it with EXECUTE (sums_portable.sql), the native one keeps its plan (sums.cpp).
 
 -- The SELECT that _token_usage_sums runs. Parameters: $1 text, the user; $2 text, the agent (where has_agent); $3 timestamptz[],
@@ -9,15 +9,7 @@ CREATE OR REPLACE FUNCTION @extschema@._token_usage_sums_sql(ledger oid, dimensi
 RETURNS text LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
   l record := @extschema@._token_usage_layout(ledger);
-  rolled text;
 BEGIN
-  -- Through the rollups, where they hold what is asked for and the caller may read them (rollup.sql).
-  IF @extschema@._token_usage_rollup_readable(ledger) THEN
-    rolled := @extschema@._token_usage_rollup_read_sql(ledger, dimension, has_agent);
-    IF rolled IS NOT NULL THEN
-      RETURN rolled;
-    END IF;
-  END IF;
   RETURN format(
     'SELECT pg_catalog.width_bucket(%s, $3), %s, %s, pg_catalog.count(*),
             pg_catalog.sum(%s)::pg_catalog.numeric, pg_catalog.sum(%s)::pg_catalog.numeric,

@@ -1,5 +1,19 @@
 -- The portable twin of pg_ext/sums.cpp.
 
+-- Runs a query of _token_usage_rollup_read_sql. Planned by the number of rows alone: by the cost of pages, an index on created_at alone
+-- may seem as good as one that picks the user too, since the planner does not know the bounds.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_rollup_sums(
+  query text, user_id text, agent text, bounds timestamptz[], tiers integer[], starts timestamptz[], ends timestamptz[],
+  sealed_until timestamptz)
+RETURNS TABLE (bucket integer, key1 text, key2 text, requests_count bigint, prompt_tokens numeric,
+  completion_tokens numeric, total_tokens numeric, cost_usd numeric, cost_rub numeric, unpriced_count bigint,
+  execution_ms_sum numeric, execution_ms_count bigint)
+LANGUAGE plpgsql STABLE SET seq_page_cost = 0 SET random_page_cost = 0 AS $function$
+BEGIN
+  RETURN QUERY EXECUTE query USING user_id, agent, bounds, tiers, starts, ends, sealed_until;
+END
+$function$;
+
 -- The sums of the ledger rows of `user_id` (as _token_usage_user gives it), and of `agent` where it is not NULL: one row for each
 -- stretch bounds[bucket] <= created_at < bounds[bucket + 1] and group that has rows. dimension is none, agent or model.
 CREATE OR REPLACE FUNCTION @extschema@._token_usage_sums(
@@ -7,8 +21,30 @@ CREATE OR REPLACE FUNCTION @extschema@._token_usage_sums(
 RETURNS TABLE (bucket integer, key1 text, key2 text, requests_count bigint, prompt_tokens numeric,
   completion_tokens numeric, total_tokens numeric, cost_usd numeric, cost_rub numeric, unpriced_count bigint,
   execution_ms_sum numeric, execution_ms_count bigint)
-LANGUAGE plpgsql STABLE AS $function$
+LANGUAGE plpgsql STABLE SET jit = off AS $function$
+DECLARE
+  query text;
+  sealed_until timestamptz;
+  months timestamptz[];
+  flags smallint[];
+  tiers integer[];
+  starts timestamptz[];
+  ends timestamptz[];
 BEGIN
+  IF (agent IS NULL OR dimension IN ('none', 'agent')) AND @extschema@._token_usage_rollup_readable(ledger) THEN
+    query := @extschema@._token_usage_rollup_read_sql(ledger, 'state'::text, dimension, agent IS NOT NULL);
+    IF query IS NOT NULL THEN
+      EXECUTE query INTO sealed_until, months, flags USING user_id;
+    END IF;
+    IF sealed_until IS NOT NULL THEN
+      SELECT array_agg(p.tier), array_agg(p.lo), array_agg(p.hi) INTO tiers, starts, ends
+        FROM @extschema@._token_usage_rollup_pieces(bounds, sealed_until, months, flags, agent IS NOT NULL OR dimension <> 'none') AS p;
+      RETURN QUERY SELECT s.* FROM @extschema@._token_usage_rollup_sums(@extschema@._token_usage_rollup_read_sql(ledger,
+        CASE WHEN 0 < ALL (tiers) THEN 'rollup' WHEN 0 = ALL (tiers) THEN 'ledger' ELSE 'both' END, dimension, agent IS NOT NULL),
+        user_id, agent, bounds, tiers, starts, ends, sealed_until) AS s;
+      RETURN;
+    END IF;
+  END IF;
   RETURN QUERY EXECUTE @extschema@._token_usage_sums_sql(ledger, dimension, agent IS NOT NULL)
     USING user_id, agent, bounds;
 END
