@@ -22,6 +22,7 @@ OBJS = \
 	pg_ext/from_response.o \
 	pg_ext/library.o \
 	pg_ext/money.o \
+	pg_ext/page.o \
 	pg_ext/prices.o \
 	pg_ext/record.o \
 	pg_ext/rollup_pieces.o \

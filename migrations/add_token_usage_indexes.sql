@@ -124,21 +124,6 @@ BEGIN
 END
 $function$;
 
--- A time as text, in UTC, with a fraction only where there is one: 2025-10-20T14:30:25Z.
-CREATE OR REPLACE FUNCTION @extschema@._token_usage_time_text(value timestamptz)
-RETURNS text LANGUAGE plpgsql IMMUTABLE AS $function$
-DECLARE
-  utc timestamp := timezone('UTC', value);
-BEGIN
-  IF NOT isfinite(utc) THEN
-    RETURN utc::text;
-  END IF;
-  RETURN concat(to_char(utc, 'YYYY-MM-DD"T"HH24:MI:SS'),
-                CASE to_char(utc, 'US') WHEN '000000' THEN '' ELSE to_char(utc, '.US') END,
-                CASE WHEN utc < '0001-01-01' THEN ' BC' END, 'Z');
-END
-$function$;
-
 -- The instant that the text of an argument names, by the same strict forms as core/timestamp.cpp: a date alone is its midnight, and
 -- what has no zone is UTC. NULL is NULL.
 CREATE OR REPLACE FUNCTION @extschema@._token_usage_instant(argument text, value text)
@@ -1385,6 +1370,14 @@ BEGIN
     PERFORM {s}.token_usage_rollup_begin();
     RETURN 0;
   END IF;
+  IF zeal = 0 THEN
+    -- Most visits come when too little waits: they only look.
+    SELECT r.sealed_until INTO sealed FROM {s}.token_usage_rollup_user r WHERE r.user_id = usr AND r.epoch = now_epoch;
+    IF FOUND AND (SELECT count(*) < 256 FROM (SELECT FROM {ledger} t WHERE t.user_id = usr AND t.created_at >= {sealed} LIMIT 256) x)
+       AND (SELECT count(*) < 64 FROM (SELECT FROM {s}.token_usage_delta d WHERE d.user_id = usr LIMIT 64) x) THEN
+      RETURN 0;
+    END IF;
+  END IF;
   PERFORM {s}.token_usage_rollup_guard_up();
   SELECT * INTO u FROM {s}.token_usage_rollup_user r WHERE r.user_id = usr FOR UPDATE SKIP LOCKED;
   IF NOT FOUND THEN
@@ -1827,6 +1820,47 @@ BEGIN
   END LOOP;
 END
 $overloads$;
+$token_usage$, '@extschema@', home);
+
+  EXECUTE replace($token_usage$
+-- The portable twin of pg_ext/page.cpp.
+
+-- A time as text, in UTC, with a fraction only where there is one: 2025-10-20T14:30:25Z.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_time_text(value timestamptz)
+RETURNS text LANGUAGE plpgsql IMMUTABLE AS $function$
+DECLARE
+  utc timestamp := timezone('UTC', value);
+BEGIN
+  IF NOT isfinite(utc) THEN
+    RETURN utc::text;
+  END IF;
+  RETURN concat(to_char(utc, 'YYYY-MM-DD"T"HH24:MI:SS'),
+                CASE to_char(utc, 'US') WHEN '000000' THEN '' ELSE to_char(utc, '.US') END,
+                CASE WHEN utc < '0001-01-01' THEN ' BC' END, 'Z');
+END
+$function$;
+
+-- Unix microseconds of a time, exactly (extract(epoch ...) alone is a float before PostgreSQL 14). This and the cursor are computed
+-- in the query of a page, which runs under the caller's search_path: all names and operators are qualified.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_micros(value timestamptz)
+RETURNS bigint LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $function$
+DECLARE
+  utc pg_catalog.timestamp := pg_catalog.timezone('UTC', value);
+BEGIN
+  RETURN (extract(epoch FROM pg_catalog.date_trunc('second', utc))::pg_catalog.int8 OPERATOR(pg_catalog.*) 1000000::pg_catalog.int8)
+    OPERATOR(pg_catalog.+)
+    pg_catalog.mod(extract(microseconds FROM utc)::pg_catalog.int8, 1000000::pg_catalog.int8);
+END
+$function$;
+
+-- The cursor of a row: the form is told in core/cursor.h.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_cursor(created_at timestamptz, id text)
+RETURNS text LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $function$
+BEGIN
+  RETURN pg_catalog.encode(pg_catalog.convert_to(
+    pg_catalog.concat('1|', @extschema@._token_usage_micros(created_at), '|', id), 'UTF8'), 'hex');
+END
+$function$;
 $token_usage$, '@extschema@', home);
 
   EXECUTE replace($token_usage$
@@ -2441,31 +2475,9 @@ $token_usage$, '@extschema@', home);
   EXECUTE replace($token_usage$
 -- token_usage_detailed: the requests of a user, newest first, in pages; and how many there are.
 
--- Unix microseconds of a time, exactly (extract(epoch ...) alone is a float before PostgreSQL 14). This and the cursor are computed
--- in the query of a page, which runs under the caller's search_path: all names and operators are qualified.
-CREATE OR REPLACE FUNCTION @extschema@._token_usage_micros(value timestamptz)
-RETURNS bigint LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $function$
-DECLARE
-  utc pg_catalog.timestamp := pg_catalog.timezone('UTC', value);
-BEGIN
-  RETURN (extract(epoch FROM pg_catalog.date_trunc('second', utc))::pg_catalog.int8 OPERATOR(pg_catalog.*) 1000000::pg_catalog.int8)
-    OPERATOR(pg_catalog.+)
-    pg_catalog.mod(extract(microseconds FROM utc)::pg_catalog.int8, 1000000::pg_catalog.int8);
-END
-$function$;
-
 CREATE OR REPLACE FUNCTION @extschema@._token_usage_from_micros(value bigint)
 RETURNS timestamptz LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $function$
   SELECT to_timestamp(div(value, 1000000)::double precision) + mod(value, 1000000) * interval '1 microsecond'
-$function$;
-
--- The cursor of a row: the form is told in core/cursor.h.
-CREATE OR REPLACE FUNCTION @extschema@._token_usage_cursor(created_at timestamptz, id text)
-RETURNS text LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $function$
-BEGIN
-  RETURN pg_catalog.encode(pg_catalog.convert_to(
-    pg_catalog.concat('1|', @extschema@._token_usage_micros(created_at), '|', id), 'UTF8'), 'hex');
-END
 $function$;
 
 -- What a cursor says, or the argument error. `family` is that of the ledger's id.
@@ -2607,8 +2619,8 @@ DECLARE
 BEGIN
   PERFORM @extschema@._token_usage_check_page(user_id, page_limit, page_offset);
   ledger := @extschema@._token_usage_ledger(path);
-  SELECT c.* INTO key FROM @extschema@._token_usage_columns(ledger) AS c WHERE c.name = 'id';
-  IF key.family <> 'integer' THEN
+  IF @extschema@._token_usage_column_family(ledger, 'id'::text) <> 'integer' THEN
+    SELECT c.* INTO key FROM @extschema@._token_usage_columns(ledger) AS c WHERE c.name = 'id';
     RAISE EXCEPTION USING ERRCODE = '42804',
       MESSAGE = format('token_usage: column id has type %s, token_usage_detailed needs an integer type',
                        format_type(key.type, key.modifier)),
@@ -2629,7 +2641,7 @@ CREATE OR REPLACE FUNCTION @extschema@._token_usage_count(
   path name[], ledger oid, user_id text, agent text, start_date timestamptz, end_date timestamptz)
 RETURNS bigint LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
-  l record := @extschema@._token_usage_layout(ledger);
+  l record;
   query text;
   rows bigint;
   bounds timestamptz[] := ARRAY[coalesce(start_date, '-infinity'), coalesce(end_date + interval '1 microsecond', 'infinity')];
@@ -2638,6 +2650,7 @@ BEGIN
     RETURN (SELECT coalesce(sum(s.requests_count), 0)
               FROM @extschema@._token_usage_sums(ledger, user_id, agent, bounds, 'none'::text) AS s);
   END IF;
+  l := @extschema@._token_usage_layout(ledger);
   query := format('SELECT pg_catalog.count(*) FROM %s AS t WHERE %s',
     @extschema@._token_usage_table(ledger, 'token_usage'::text),
     @extschema@._token_usage_list_condition(l.of_user, l.of_agent, l.bound, agent, start_date, end_date));

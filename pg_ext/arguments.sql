@@ -70,21 +70,6 @@ BEGIN
 END
 $function$;
 
--- A time as text, in UTC, with a fraction only where there is one: 2025-10-20T14:30:25Z.
-CREATE OR REPLACE FUNCTION @extschema@._token_usage_time_text(value timestamptz)
-RETURNS text LANGUAGE plpgsql IMMUTABLE AS $function$
-DECLARE
-  utc timestamp := timezone('UTC', value);
-BEGIN
-  IF NOT isfinite(utc) THEN
-    RETURN utc::text;
-  END IF;
-  RETURN concat(to_char(utc, 'YYYY-MM-DD"T"HH24:MI:SS'),
-                CASE to_char(utc, 'US') WHEN '000000' THEN '' ELSE to_char(utc, '.US') END,
-                CASE WHEN utc < '0001-01-01' THEN ' BC' END, 'Z');
-END
-$function$;
-
 -- The instant that the text of an argument names, by the same strict forms as core/timestamp.cpp: a date alone is its midnight, and
 -- what has no zone is UTC. NULL is NULL.
 CREATE OR REPLACE FUNCTION @extschema@._token_usage_instant(argument text, value text)

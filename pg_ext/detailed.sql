@@ -1,30 +1,8 @@
 -- token_usage_detailed: the requests of a user, newest first, in pages; and how many there are.
 
--- Unix microseconds of a time, exactly (extract(epoch ...) alone is a float before PostgreSQL 14). This and the cursor are computed
--- in the query of a page, which runs under the caller's search_path: all names and operators are qualified.
-CREATE OR REPLACE FUNCTION @extschema@._token_usage_micros(value timestamptz)
-RETURNS bigint LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $function$
-DECLARE
-  utc pg_catalog.timestamp := pg_catalog.timezone('UTC', value);
-BEGIN
-  RETURN (extract(epoch FROM pg_catalog.date_trunc('second', utc))::pg_catalog.int8 OPERATOR(pg_catalog.*) 1000000::pg_catalog.int8)
-    OPERATOR(pg_catalog.+)
-    pg_catalog.mod(extract(microseconds FROM utc)::pg_catalog.int8, 1000000::pg_catalog.int8);
-END
-$function$;
-
 CREATE OR REPLACE FUNCTION @extschema@._token_usage_from_micros(value bigint)
 RETURNS timestamptz LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $function$
   SELECT to_timestamp(div(value, 1000000)::double precision) + mod(value, 1000000) * interval '1 microsecond'
-$function$;
-
--- The cursor of a row: the form is told in core/cursor.h.
-CREATE OR REPLACE FUNCTION @extschema@._token_usage_cursor(created_at timestamptz, id text)
-RETURNS text LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $function$
-BEGIN
-  RETURN pg_catalog.encode(pg_catalog.convert_to(
-    pg_catalog.concat('1|', @extschema@._token_usage_micros(created_at), '|', id), 'UTF8'), 'hex');
-END
 $function$;
 
 -- What a cursor says, or the argument error. `family` is that of the ledger's id.
@@ -166,8 +144,8 @@ DECLARE
 BEGIN
   PERFORM @extschema@._token_usage_check_page(user_id, page_limit, page_offset);
   ledger := @extschema@._token_usage_ledger(path);
-  SELECT c.* INTO key FROM @extschema@._token_usage_columns(ledger) AS c WHERE c.name = 'id';
-  IF key.family <> 'integer' THEN
+  IF @extschema@._token_usage_column_family(ledger, 'id'::text) <> 'integer' THEN
+    SELECT c.* INTO key FROM @extschema@._token_usage_columns(ledger) AS c WHERE c.name = 'id';
     RAISE EXCEPTION USING ERRCODE = '42804',
       MESSAGE = format('token_usage: column id has type %s, token_usage_detailed needs an integer type',
                        format_type(key.type, key.modifier)),
@@ -188,7 +166,7 @@ CREATE OR REPLACE FUNCTION @extschema@._token_usage_count(
   path name[], ledger oid, user_id text, agent text, start_date timestamptz, end_date timestamptz)
 RETURNS bigint LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
-  l record := @extschema@._token_usage_layout(ledger);
+  l record;
   query text;
   rows bigint;
   bounds timestamptz[] := ARRAY[coalesce(start_date, '-infinity'), coalesce(end_date + interval '1 microsecond', 'infinity')];
@@ -197,6 +175,7 @@ BEGIN
     RETURN (SELECT coalesce(sum(s.requests_count), 0)
               FROM @extschema@._token_usage_sums(ledger, user_id, agent, bounds, 'none'::text) AS s);
   END IF;
+  l := @extschema@._token_usage_layout(ledger);
   query := format('SELECT pg_catalog.count(*) FROM %s AS t WHERE %s',
     @extschema@._token_usage_table(ledger, 'token_usage'::text),
     @extschema@._token_usage_list_condition(l.of_user, l.of_agent, l.bound, agent, start_date, end_date));

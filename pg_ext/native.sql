@@ -117,3 +117,12 @@ BEGIN
   END LOOP;
 END
 $native$;
+
+-- What a page computes for each of its rows.
+CREATE FUNCTION @extschema@._token_usage_cursor(created_at timestamptz, id text) RETURNS text
+  LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
+  AS 'MODULE_PATHNAME', 'token_usage_cursor';
+
+CREATE FUNCTION @extschema@._token_usage_time_text(value timestamptz) RETURNS text
+  LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
+  AS 'MODULE_PATHNAME', 'token_usage_time_text';

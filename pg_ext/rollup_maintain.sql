@@ -39,6 +39,14 @@ BEGIN
     PERFORM {s}.token_usage_rollup_begin();
     RETURN 0;
   END IF;
+  IF zeal = 0 THEN
+    -- Most visits come when too little waits: they only look.
+    SELECT r.sealed_until INTO sealed FROM {s}.token_usage_rollup_user r WHERE r.user_id = usr AND r.epoch = now_epoch;
+    IF FOUND AND (SELECT count(*) < 256 FROM (SELECT FROM {ledger} t WHERE t.user_id = usr AND t.created_at >= {sealed} LIMIT 256) x)
+       AND (SELECT count(*) < 64 FROM (SELECT FROM {s}.token_usage_delta d WHERE d.user_id = usr LIMIT 64) x) THEN
+      RETURN 0;
+    END IF;
+  END IF;
   PERFORM {s}.token_usage_rollup_guard_up();
   SELECT * INTO u FROM {s}.token_usage_rollup_user r WHERE r.user_id = usr FOR UPDATE SKIP LOCKED;
   IF NOT FOUND THEN

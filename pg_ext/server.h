@@ -19,6 +19,7 @@ extern "C" {
 #include <executor/spi.h>
 #include <fmgr.h>
 #include <funcapi.h>
+#include <mb/pg_wchar.h>
 #include <miscadmin.h>
 #include <pgtime.h>
 #include <utils/acl.h>

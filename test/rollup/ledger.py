@@ -9,7 +9,7 @@ from decimal import Decimal
 
 SMALL = (("c < 64", "c < 4"), ("c >= 5 * g", "c >= g"), ("c >= 250", "c >= 8"),
          ("c >= 2000 AND c >= 200 * g", "c >= 12"), ("c >= 7000", "c >= 16"),
-         ("c >= 20000 AND c >= 2600 * g", "c >= 24"), ("256", "4"), ("late < 64", "late < 3"),
+         ("c >= 20000 AND c >= 2600 * g", "c >= 24"), ("256", "4"), ("late < 64", "late < 3"), ("count(*) < 64", "count(*) < 3"),
          ("& 127", "& 3"), ("'1 second'", "'0 seconds'"), ("4096", "20"), ("8192", "40"))
 
 
@@ -63,8 +63,9 @@ def plain(rows):
 class Writes:
     """Random writes as SQL text, of every kind that the contract names."""
 
-    def __init__(self, rng, users=4):
-        self.rng, self.users, self.last = rng, users, 0
+    def __init__(self, rng, users=4, cascade=False):
+        """cascade: there is a table users with their ids, which the ledger follows."""
+        self.rng, self.users, self.cascade = rng, users, cascade
 
     def user(self):
         return 1 if self.rng.random() < 0.5 else self.rng.randint(2, self.users)
@@ -131,7 +132,10 @@ class Writes:
         if kind < 0.985:
             return f"DELETE FROM token_usage WHERE {self.some()}"
         if kind < 0.992:
-            return f"DELETE FROM token_usage WHERE user_id = {self.user()}"
+            user = self.user()
+            if self.cascade and r.random() < 0.5:
+                return f"DELETE FROM users WHERE id = {user}; INSERT INTO users VALUES ({user})"
+            return f"DELETE FROM token_usage WHERE user_id = {user}"
         if kind < 0.995:
             return "DELETE FROM token_usage"
         return "TRUNCATE token_usage"

@@ -1,0 +1,38 @@
+-- The portable twin of pg_ext/page.cpp.
+
+-- A time as text, in UTC, with a fraction only where there is one: 2025-10-20T14:30:25Z.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_time_text(value timestamptz)
+RETURNS text LANGUAGE plpgsql IMMUTABLE AS $function$
+DECLARE
+  utc timestamp := timezone('UTC', value);
+BEGIN
+  IF NOT isfinite(utc) THEN
+    RETURN utc::text;
+  END IF;
+  RETURN concat(to_char(utc, 'YYYY-MM-DD"T"HH24:MI:SS'),
+                CASE to_char(utc, 'US') WHEN '000000' THEN '' ELSE to_char(utc, '.US') END,
+                CASE WHEN utc < '0001-01-01' THEN ' BC' END, 'Z');
+END
+$function$;
+
+-- Unix microseconds of a time, exactly (extract(epoch ...) alone is a float before PostgreSQL 14). This and the cursor are computed
+-- in the query of a page, which runs under the caller's search_path: all names and operators are qualified.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_micros(value timestamptz)
+RETURNS bigint LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $function$
+DECLARE
+  utc pg_catalog.timestamp := pg_catalog.timezone('UTC', value);
+BEGIN
+  RETURN (extract(epoch FROM pg_catalog.date_trunc('second', utc))::pg_catalog.int8 OPERATOR(pg_catalog.*) 1000000::pg_catalog.int8)
+    OPERATOR(pg_catalog.+)
+    pg_catalog.mod(extract(microseconds FROM utc)::pg_catalog.int8, 1000000::pg_catalog.int8);
+END
+$function$;
+
+-- The cursor of a row: the form is told in core/cursor.h.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_cursor(created_at timestamptz, id text)
+RETURNS text LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $function$
+BEGIN
+  RETURN pg_catalog.encode(pg_catalog.convert_to(
+    pg_catalog.concat('1|', @extschema@._token_usage_micros(created_at), '|', id), 'UTF8'), 'hex');
+END
+$function$;
