@@ -74,7 +74,7 @@ SELECT count(*) AS changed FROM (SELECT to_jsonb(b) FROM rows_before AS b EXCEPT
   SELECT to_jsonb(t) - ARRAY(SELECT attname::text FROM pg_attribute WHERE attrelid = 'token_usage'::regclass
     AND attname NOT IN (SELECT attname FROM before)) FROM token_usage AS t) AS c;
 SELECT count(*) AS constraints FROM pg_constraint WHERE conrelid = 'token_usage'::regclass AND contype <> 'n';
-SELECT indexdef FROM pg_indexes WHERE schemaname = 'migrate_adopt' AND tablename = 'token_usage' AND indexname ~ 'workflow|request|own';
+SELECT indexdef FROM pg_indexes WHERE schemaname = 'migrate_adopt' AND tablename = 'token_usage' AND indexname ~ 'workflow|request|own' ORDER BY indexname COLLATE "C";
 REFRESH MATERIALIZED VIEW daily;
 SELECT * FROM token_usage_totals(1, 'day', NULL, NULL, '2025-10-20Z');
 SELECT id, created_at, cost_usd FROM token_usage_detailed(1);
