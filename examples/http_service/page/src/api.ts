@@ -110,10 +110,15 @@ export async function get<T>(route: string, parameters: Record<string, string | 
   }
   const body = bodyOf(text);
   if (status !== 200 || body?.success !== true || body.data === undefined) {
-    const said = typeof body?.error === "string" ? body.error : null;
+    const said = typeof body?.error === "string" && body.error !== "" ? sentence(body.error) : null;
     throw new ServiceError(status, said ?? WORDS[status] ?? `The service answered with status ${status}.`);
   }
   return body.data as T;
+}
+
+/** The service's words begin small; names of ours stay as they are. */
+function sentence(text: string): string {
+  return text.startsWith("token_usage") ? text : text.charAt(0).toUpperCase() + text.slice(1);
 }
 
 /** A proxy in between may answer with a page of its own; the status says enough then. */

@@ -83,7 +83,6 @@ export class Requests {
     this.message.hidden = wrong === null;
     this.message.textContent = wrong ?? "";
     for (const field of [this.from, this.to]) {
-      field.toggleAttribute("aria-invalid", wrong !== null);
       field.setAttribute("aria-invalid", String(wrong !== null));
     }
     return wrong !== null ? null : {
@@ -192,7 +191,7 @@ function requestRow(row: RequestRow, zone: string): HTMLTableRowElement {
   const [date, time] = dateAndTime(row.created_at, zone);
   const wide = (cell: HTMLTableCellElement) => { cell.classList.add("wide"); return cell; };
   return el("tr", { "data-id": row.id },
-    el("td", {}, el("time", { datetime: row.created_at, title: row.created_at }, date, " ", el("span", { class: "muted" }, time))),
+    el("td", {}, el("time", { datetime: row.created_at, title: row.created_at }, el("span", {}, date), " ", el("span", { class: "muted" }, time))),
     el("td", { class: "who", title: row.agent_id }, row.agent_id, el("small", { class: "narrow" }, row.ai_model)),
     el("td", { class: "wide" }, el("span", { class: "muted" }, `${row.ai_provider} / `), row.ai_model),
     numberCell(count(row.total_tokens), undefined, row.total_tokens),
