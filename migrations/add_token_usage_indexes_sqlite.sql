@@ -237,7 +237,7 @@ INSERT INTO token_usage_rollup_odd
     AND coalesce(+cost_rub BETWEEN -999 AND 999
       AND abs(cost_rub * 1e12 - round(cost_rub * 1e12)) + min(0.25, abs(cost_rub * 0.006)) <= 0.5, 1)
     AND CASE typeof(created_at)
-      WHEN 'text' THEN ltrim(substr(created_at, 20), '.0123456789') IN ('', 'Z', '+00:00')
+      WHEN 'text' THEN ltrim(substr(created_at, 20), '.0123456789') IN ('', 'Z', '+00:00') AND substr(created_at, 20, 4) <> '.999'
         AND strftime('%Y-%m-%d' || substr(created_at, 11, 1) || '%H:%M:%S', created_at, '+0 days')
           = substr(created_at, 1, 19)
       WHEN 'integer' THEN created_at < 253402300800000
@@ -289,7 +289,7 @@ WHEN (coalesce(NEW.prompt_tokens % 4294967296 = NEW.prompt_tokens, 1)
     AND coalesce(+NEW.cost_rub BETWEEN -999 AND 999
       AND abs(NEW.cost_rub * 1e12 - round(NEW.cost_rub * 1e12)) + min(0.25, abs(NEW.cost_rub * 0.006)) <= 0.5, 1)
     AND CASE typeof(NEW.created_at)
-      WHEN 'text' THEN ltrim(substr(NEW.created_at, 20), '.0123456789') IN ('', 'Z', '+00:00')
+      WHEN 'text' THEN ltrim(substr(NEW.created_at, 20), '.0123456789') IN ('', 'Z', '+00:00') AND substr(NEW.created_at, 20, 4) <> '.999'
         AND strftime('%Y-%m-%d' || substr(NEW.created_at, 11, 1) || '%H:%M:%S', NEW.created_at, '+0 days')
           = substr(NEW.created_at, 1, 19)
       WHEN 'integer' THEN NEW.created_at < 253402300800000
@@ -344,7 +344,7 @@ WHEN (coalesce(NEW.prompt_tokens % 4294967296 = NEW.prompt_tokens, 1)
     AND coalesce(+NEW.cost_rub BETWEEN -999 AND 999
       AND abs(NEW.cost_rub * 1e12 - round(NEW.cost_rub * 1e12)) + min(0.25, abs(NEW.cost_rub * 0.006)) <= 0.5, 1)
     AND CASE typeof(NEW.created_at)
-      WHEN 'text' THEN ltrim(substr(NEW.created_at, 20), '.0123456789') IN ('', 'Z', '+00:00')
+      WHEN 'text' THEN ltrim(substr(NEW.created_at, 20), '.0123456789') IN ('', 'Z', '+00:00') AND substr(NEW.created_at, 20, 4) <> '.999'
         AND strftime('%Y-%m-%d' || substr(NEW.created_at, 11, 1) || '%H:%M:%S', NEW.created_at, '+0 days')
           = substr(NEW.created_at, 1, 19)
       WHEN 'integer' THEN NEW.created_at < 253402300800000
