@@ -1145,13 +1145,19 @@ BEGIN
   EXECUTE format('ALTER TABLE %s.token_usage_delta REPLICA IDENTITY FULL', space);
   EXECUTE format('ALTER TABLE %s.token_usage_rollup_epoch REPLICA IDENTITY FULL', space);
   FOREACH word IN ARRAY '{token_usage_rollup,token_usage_rollup_month,token_usage_rollup_user,token_usage_rollup_epoch,token_usage_rollup_state,token_usage_delta}'::text[] LOOP
-    IF NOT EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = to_regclass(space || '.' || word) AND t.tgname = 'token_usage_rollup_foreign') THEN
+    IF NOT EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = to_regclass(space || '.' || word) AND t.tgname = 'token_usage_rollup_foreign'
+                      AND t.tgenabled = 'R') THEN
+      EXECUTE format('DROP TRIGGER IF EXISTS token_usage_rollup_foreign ON %s.%I', space, word);
+      -- The setting is asked for as well: pg_restore --disable-triggers leaves every trigger firing for our own writes too.
       EXECUTE format('CREATE TRIGGER token_usage_rollup_foreign BEFORE INSERT OR UPDATE OR DELETE ON %1$s.%2$I FOR EACH ROW'
-                     ' WHEN (pg_trigger_depth() = 0) EXECUTE FUNCTION %1$s.token_usage_rollup_foreign()', space, word);
+                     ' WHEN (pg_trigger_depth() = 0 AND current_setting(''session_replication_role'') = ''replica'')'
+                     ' EXECUTE FUNCTION %1$s.token_usage_rollup_foreign()', space, word);
       EXECUTE format('ALTER TABLE %s.%I ENABLE REPLICA TRIGGER token_usage_rollup_foreign', space, word);
     END IF;
   END LOOP;
-  IF NOT EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = to_regclass(space || '.token_usage_delta') AND t.tgname = 'token_usage_rollup_at_commit') THEN
+  IF NOT EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = to_regclass(space || '.token_usage_delta') AND t.tgname = 'token_usage_rollup_at_commit'
+                    AND t.tgenabled = 'A') THEN
+    EXECUTE format('DROP TRIGGER IF EXISTS token_usage_rollup_at_commit ON %s.token_usage_delta', space);
     EXECUTE format('CREATE CONSTRAINT TRIGGER token_usage_rollup_at_commit AFTER INSERT ON %1$s.token_usage_delta DEFERRABLE INITIALLY DEFERRED'
                    ' FOR EACH ROW WHEN (NEW.turn & 127 = 0) EXECUTE FUNCTION %1$s.token_usage_rollup_at_commit()', space);
     EXECUTE format('ALTER TABLE %s.token_usage_delta ENABLE ALWAYS TRIGGER token_usage_rollup_at_commit', space);
@@ -1683,7 +1689,8 @@ DECLARE
   usr text;
 BEGIN
   -- Not from within a trigger, nor from a statement that writes to the ledger itself: rows are there then whose deltas are not yet.
-  IF visit IS NULL OR sweep IS NULL OR pg_trigger_depth() > 0 OR current_setting('transaction_isolation') <> 'read committed'
+  -- Not as a replica: what such a session writes to the derived tables is taken for the publisher's and left out.
+  IF visit IS NULL OR sweep IS NULL OR pg_trigger_depth() > 0 OR current_setting('session_replication_role') = 'replica' OR current_setting('transaction_isolation') <> 'read committed'
      OR EXISTS (SELECT FROM pg_locks k WHERE k.pid = pg_backend_pid() AND k.locktype = 'relation' AND k.mode = 'RowExclusiveLock'
                    AND k.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
                    AND k.relation IN (SELECT ledger UNION ALL SELECT p.relid FROM pg_partition_tree(ledger) p)) THEN

@@ -162,7 +162,8 @@ DECLARE
   usr text;
 BEGIN
   -- Not from within a trigger, nor from a statement that writes to the ledger itself: rows are there then whose deltas are not yet.
-  IF visit IS NULL OR sweep IS NULL OR pg_trigger_depth() > 0 OR current_setting('transaction_isolation') <> 'read committed'
+  -- Not as a replica: what such a session writes to the derived tables is taken for the publisher's and left out.
+  IF visit IS NULL OR sweep IS NULL OR pg_trigger_depth() > 0 OR current_setting('session_replication_role') = 'replica' OR current_setting('transaction_isolation') <> 'read committed'
      OR EXISTS (SELECT FROM pg_locks k WHERE k.pid = pg_backend_pid() AND k.locktype = 'relation' AND k.mode = 'RowExclusiveLock'
                    AND k.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
                    AND k.relation IN (SELECT ledger UNION ALL SELECT p.relid FROM pg_partition_tree(ledger) p)) THEN
