@@ -218,7 +218,7 @@ def test_a_bad_token_brings_the_sign_in_back(place, chromium):
 
 
 def test_a_token_that_expires_while_the_page_is_open(place, chromium):
-    chromium.run("expires", place.site, token=place.site.token(DEMO, seconds=4), seconds=5)
+    chromium.run("expires", place.site, token=place.site.token(DEMO, seconds=20), seconds=21)
 
 
 def test_a_user_without_requests(place, chromium):
