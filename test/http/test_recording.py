@@ -113,7 +113,8 @@ def test_it_must_be_json(running, fresh):
 
 def test_many_at_once(fresh):
     """Distinct events all arrive; one that many send at once is recorded once."""
-    with Service(fresh, "--pool", "4") as running:
+    # How long a request may wait is not the question here: a busy machine may take its time.
+    with Service(fresh, "--pool", "4", "--pool-wait-ms", "60000", "--statement-timeout-ms", "60000") as running:
         def distinct(i):
             return running.record({**EVENT, "request_id": f"d-{i}"}).status
 
