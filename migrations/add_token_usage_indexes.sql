@@ -1032,6 +1032,16 @@ $token_usage$, '@extschema@', home);
   EXECUTE replace($token_usage$
 -- The derived tables, triggers and functions that token_usage_migrate() puts beside a ledger; rollup.sql says what they mean.
 
+-- Drops a trigger where there is one; DROP TRIGGER IF EXISTS tells every user of a new ledger what is not there.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_drop_trigger(relation regclass, trigger_name text)
+RETURNS void LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $rollup$
+BEGIN
+  IF EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = relation AND t.tgname = trigger_name) THEN
+    EXECUTE format('DROP TRIGGER %I ON %s', trigger_name, relation);
+  END IF;
+END
+$rollup$;
+
 -- Makes what is missing of a ledger's derived tables, functions and triggers; part of token_usage_migrate().
 -- All of it belongs to the ledger's owner and names nothing of the extension, so that it goes on working, and
 -- the rollups stay exact, after DROP EXTENSION. Returns steps as migrate does. Run by the ledger's owner.
@@ -1134,7 +1144,7 @@ BEGIN
     IF NOT EXISTS (SELECT FROM pg_trigger t JOIN pg_proc f ON f.oid = t.tgfoid
                     WHERE t.tgrelid = ledger AND t.tgname = part.name AND t.tgenabled = 'A'
                       AND f.pronamespace = space_oid AND f.proname = 'token_usage_rollup_write') THEN
-      EXECUTE format('DROP TRIGGER IF EXISTS %I ON %s', part.name, ledger::regclass);
+      PERFORM @extschema@._token_usage_drop_trigger(ledger::regclass, part.name);
       EXECUTE @extschema@._token_usage_rollup_text(ledger, format('CREATE TRIGGER %I AFTER %s ON {ledger} %s EXECUTE FUNCTION {s}.token_usage_rollup_write()',
         part.name, part.event, part.clause));
       EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER %I', ledger::regclass, part.name);
@@ -1147,7 +1157,7 @@ BEGIN
   FOREACH word IN ARRAY '{token_usage_rollup,token_usage_rollup_month,token_usage_rollup_user,token_usage_rollup_epoch,token_usage_rollup_state,token_usage_delta}'::text[] LOOP
     IF NOT EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = to_regclass(space || '.' || word) AND t.tgname = 'token_usage_rollup_foreign'
                       AND t.tgenabled = 'R') THEN
-      EXECUTE format('DROP TRIGGER IF EXISTS token_usage_rollup_foreign ON %s.%I', space, word);
+      PERFORM @extschema@._token_usage_drop_trigger((space || '.' || word)::regclass, 'token_usage_rollup_foreign'::text);
       -- The setting is asked for as well: pg_restore --disable-triggers leaves every trigger firing for our own writes too.
       EXECUTE format('CREATE TRIGGER token_usage_rollup_foreign BEFORE INSERT OR UPDATE OR DELETE ON %1$s.%2$I FOR EACH ROW'
                      ' WHEN (pg_trigger_depth() = 0 AND current_setting(''session_replication_role'') = ''replica'')'
@@ -1157,7 +1167,7 @@ BEGIN
   END LOOP;
   IF NOT EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = to_regclass(space || '.token_usage_delta') AND t.tgname = 'token_usage_rollup_at_commit'
                     AND t.tgenabled = 'A') THEN
-    EXECUTE format('DROP TRIGGER IF EXISTS token_usage_rollup_at_commit ON %s.token_usage_delta', space);
+    PERFORM @extschema@._token_usage_drop_trigger((space || '.token_usage_delta')::regclass, 'token_usage_rollup_at_commit'::text);
     EXECUTE format('CREATE CONSTRAINT TRIGGER token_usage_rollup_at_commit AFTER INSERT ON %1$s.token_usage_delta DEFERRABLE INITIALLY DEFERRED'
                    ' FOR EACH ROW WHEN (NEW.turn & 127 = 0) EXECUTE FUNCTION %1$s.token_usage_rollup_at_commit()', space);
     EXECUTE format('ALTER TABLE %s.token_usage_delta ENABLE ALWAYS TRIGGER token_usage_rollup_at_commit', space);
