@@ -408,7 +408,7 @@ def test_standby(server):
     try:
         import psycopg2
         insert(session, 20, "now() - i * interval '13 hours'")
-        lsn = session("SELECT pg_current_wal_lsn()")[0][0]
+        lsn = session("SELECT pg_current_wal_insert_lsn()")[0][0]
         standby = Session.__new__(Session)
         standby.connection = psycopg2.connect(host=str(server.folder), port=port, dbname="primary_db", user="app")
         standby.connection.autocommit = True
