@@ -20,6 +20,7 @@ OBJS = \
 	core/usage_rules.o \
 	pg_ext/decimal_sum.o \
 	pg_ext/from_response.o \
+	pg_ext/kept_query.o \
 	pg_ext/library.o \
 	pg_ext/money.o \
 	pg_ext/page.o \

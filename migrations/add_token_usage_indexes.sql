@@ -1840,6 +1840,58 @@ $overloads$;
 $token_usage$, '@extschema@', home);
 
   EXECUTE replace($token_usage$
+-- The text of a page of token_usage_detailed. It depends on the ledger's column types and is made here for both editions: the portable
+-- one runs it with EXECUTE (page_portable.sql), the native one keeps its plan (page.cpp).
+
+-- The condition of a list of requests. Parameters: $1 text, the user; $2 text, the agent; $3 and $4 timestamptz, first and last instant.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_list_condition(
+  of_user text, of_agent text, bound text, by_agent boolean, by_start boolean, by_end boolean)
+RETURNS text LANGUAGE plpgsql IMMUTABLE AS $function$
+BEGIN
+  RETURN concat(of_user,
+    ' AND t.created_at OPERATOR(pg_catalog.>) ''-infinity'' AND t.created_at OPERATOR(pg_catalog.<) ''infinity''',
+    CASE WHEN by_agent THEN ' AND ' || of_agent END,
+    CASE WHEN by_start THEN ' AND t.created_at OPERATOR(pg_catalog.>=) ' || format(bound, '$3') END,
+    CASE WHEN by_end THEN ' AND t.created_at OPERATOR(pg_catalog.<=) ' || format(bound, '$4') END);
+END
+$function$;
+
+-- The query of a page. Further parameters: $5 timestamptz and $6 text, the row behind which it starts (where by_cursor); $7 and $8 bigint,
+-- limit and offset. A page by cursor is one stretch of an index, however deep it is. The outer query computes what only the rows of the
+-- page need.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_page_sql(
+  ledger oid, by_agent boolean, by_start boolean, by_end boolean, by_cursor boolean)
+RETURNS text LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+  l record := @extschema@._token_usage_layout(ledger);
+BEGIN
+  RETURN format(
+    'SELECT p.id, p.at, p.agent, p.provider, p.model, p.prompt::pg_catalog.int8, p.completion::pg_catalog.int8,
+            p.total::pg_catalog.int8, pg_catalog.trim_scale(p.usd), pg_catalog.trim_scale(p.rub),
+            pg_catalog.trim_scale(p.execution), p.platform, p.content_type, p.task_type, p.content_id, p.workflow_id,
+            p.request_id, p.endpoint, @extschema@._token_usage_cursor(p.at, p.id)
+       FROM (SELECT t.id::pg_catalog.text AS id, %s AS at, t.agent_id::pg_catalog.text AS agent,
+                    t.ai_provider::pg_catalog.text AS provider, t.ai_model::pg_catalog.text AS model, %s AS prompt,
+                    %s AS completion, %s AS total, %s AS usd, %s AS rub, %s AS execution,
+                    t.platform::pg_catalog.text AS platform, t.content_type::pg_catalog.text AS content_type,
+                    t.task_type::pg_catalog.text AS task_type, t.content_id::pg_catalog.text AS content_id,
+                    t.workflow_id::pg_catalog.text AS workflow_id, t.request_id::pg_catalog.text AS request_id,
+                    t.endpoint::pg_catalog.text AS endpoint
+               FROM %s AS t
+              WHERE %s%s
+              ORDER BY t.created_at DESC, %s DESC
+              LIMIT $7 OFFSET $8) AS p',
+    l.created, l.prompt, l.completion, l.total, l.cost_usd, l.cost_rub, l.execution,
+    @extschema@._token_usage_table(ledger, 'token_usage'::text),
+    @extschema@._token_usage_list_condition(l.of_user, l.of_agent, l.bound, by_agent, by_start, by_end),
+    CASE WHEN by_cursor THEN
+      format(' AND (t.created_at, %s) OPERATOR(pg_catalog.<) (%s, $6::%s)', l.id, format(l.bound, '$5'), l.id_type) END,
+    l.id);
+END
+$function$;
+$token_usage$, '@extschema@', home);
+
+  EXECUTE replace($token_usage$
 -- The portable twin of pg_ext/page.cpp.
 
 -- A time as text, in UTC, with a fraction only where there is one: 2025-10-20T14:30:25Z.
@@ -1876,6 +1928,22 @@ RETURNS text LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $function$
 BEGIN
   RETURN pg_catalog.encode(pg_catalog.convert_to(
     pg_catalog.concat('1|', @extschema@._token_usage_micros(created_at), '|', id), 'UTF8'), 'hex');
+END
+$function$;
+
+-- The rows of a page, at most row_limit, as _token_usage_page_sql() selects them.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_page_rows(
+  ledger oid, user_id text, agent text, start_date timestamptz, end_date timestamptz, behind_at timestamptz, behind_id text,
+  row_limit bigint, row_offset bigint)
+RETURNS TABLE (id text, created_at timestamptz, agent_id text, ai_provider text, ai_model text, prompt_tokens bigint,
+  completion_tokens bigint, total_tokens bigint, cost_usd numeric, cost_rub numeric, execution_time_ms numeric,
+  platform text, content_type text, task_type text, content_id text, workflow_id text, request_id text, endpoint text,
+  cursor text)
+LANGUAGE plpgsql STABLE AS $function$
+BEGIN
+  RETURN QUERY EXECUTE @extschema@._token_usage_page_sql(
+      ledger, agent IS NOT NULL, start_date IS NOT NULL, end_date IS NOT NULL, behind_at IS NOT NULL)
+    USING user_id, agent, start_date, end_date, behind_at, behind_id, row_limit, row_offset;
 END
 $function$;
 $token_usage$, '@extschema@', home);
@@ -2526,21 +2594,7 @@ BEGIN
 END
 $function$;
 
--- The condition of a list of requests. Parameters: $1 text, the user; $2 text, the agent; $3 and $4 timestamptz, first and last instant.
-CREATE OR REPLACE FUNCTION @extschema@._token_usage_list_condition(
-  of_user text, of_agent text, bound text, agent text, start_date timestamptz, end_date timestamptz)
-RETURNS text LANGUAGE plpgsql IMMUTABLE AS $function$
-BEGIN
-  RETURN concat(of_user,
-    ' AND t.created_at OPERATOR(pg_catalog.>) ''-infinity'' AND t.created_at OPERATOR(pg_catalog.<) ''infinity''',
-    CASE WHEN agent IS NOT NULL THEN ' AND ' || of_agent END,
-    CASE WHEN start_date IS NOT NULL THEN ' AND t.created_at OPERATOR(pg_catalog.>=) ' || format(bound, '$3') END,
-    CASE WHEN end_date IS NOT NULL THEN ' AND t.created_at OPERATOR(pg_catalog.<=) ' || format(bound, '$4') END);
-END
-$function$;
-
--- One page, and the row behind it where there is one: at most page_limit + 1 rows. A page by cursor is one stretch of an index, however
--- deep it is. The outer query computes what only the rows of the page need.
+-- One page, and the row behind it where there is one: at most page_limit + 1 rows.
 CREATE OR REPLACE FUNCTION @extschema@._token_usage_page(
   path name[], ledger oid, user_id text, page_limit bigint, page_offset bigint, agent text, start_date timestamptz, end_date timestamptz,
   after text)
@@ -2550,41 +2604,19 @@ RETURNS TABLE (id text, created_at timestamptz, agent_id text, ai_provider text,
   cursor text)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
-  l record := @extschema@._token_usage_layout(ledger);
-  behind record;
-  query text;
+  behind_at timestamptz;
+  behind_id text;
 BEGIN
-  IF after IS NULL THEN
-    SELECT NULL::timestamptz AS created_at, NULL::text AS id INTO behind;
-  ELSE
-    behind := @extschema@._token_usage_read_cursor(after, l.id_family);
+  IF after IS NOT NULL THEN
+    SELECT c.created_at, c.id INTO behind_at, behind_id
+      FROM @extschema@._token_usage_read_cursor(after, @extschema@._token_usage_column_family(ledger, 'id'::text)) AS c;
   END IF;
-  query := format(
-    'SELECT p.id, p.at, p.agent, p.provider, p.model, p.prompt::pg_catalog.int8, p.completion::pg_catalog.int8,
-            p.total::pg_catalog.int8, pg_catalog.trim_scale(p.usd), pg_catalog.trim_scale(p.rub),
-            pg_catalog.trim_scale(p.execution), p.platform, p.content_type, p.task_type, p.content_id, p.workflow_id,
-            p.request_id, p.endpoint, @extschema@._token_usage_cursor(p.at, p.id)
-       FROM (SELECT t.id::pg_catalog.text AS id, %s AS at, t.agent_id::pg_catalog.text AS agent,
-                    t.ai_provider::pg_catalog.text AS provider, t.ai_model::pg_catalog.text AS model, %s AS prompt,
-                    %s AS completion, %s AS total, %s AS usd, %s AS rub, %s AS execution,
-                    t.platform::pg_catalog.text AS platform, t.content_type::pg_catalog.text AS content_type,
-                    t.task_type::pg_catalog.text AS task_type, t.content_id::pg_catalog.text AS content_id,
-                    t.workflow_id::pg_catalog.text AS workflow_id, t.request_id::pg_catalog.text AS request_id,
-                    t.endpoint::pg_catalog.text AS endpoint
-               FROM %s AS t
-              WHERE %s%s
-              ORDER BY t.created_at DESC, %s DESC
-              LIMIT $7 OFFSET $8) AS p',
-    l.created, l.prompt, l.completion, l.total, l.cost_usd, l.cost_rub, l.execution,
-    @extschema@._token_usage_table(ledger, 'token_usage'::text),
-    @extschema@._token_usage_list_condition(l.of_user, l.of_agent, l.bound, agent, start_date, end_date),
-    CASE WHEN after IS NOT NULL THEN
-      format(' AND (t.created_at, %s) OPERATOR(pg_catalog.<) (%s, $6::%s)', l.id, format(l.bound, '$5'), l.id_type) END,
-    l.id);
   page_limit := page_limit + 1;
-  PERFORM @extschema@._token_usage_caller_path(path);
-  RETURN QUERY EXECUTE query
-    USING user_id, agent, start_date, end_date, behind.created_at, behind.id, page_limit, page_offset;
+  IF row_security_active(ledger) THEN
+    PERFORM @extschema@._token_usage_caller_path(path);
+  END IF;
+  RETURN QUERY SELECT p.* FROM @extschema@._token_usage_page_rows(
+    ledger, user_id, agent, start_date, end_date, behind_at, behind_id, page_limit, page_offset) AS p;
 END
 $function$;
 
@@ -2670,7 +2702,8 @@ BEGIN
   l := @extschema@._token_usage_layout(ledger);
   query := format('SELECT pg_catalog.count(*) FROM %s AS t WHERE %s',
     @extschema@._token_usage_table(ledger, 'token_usage'::text),
-    @extschema@._token_usage_list_condition(l.of_user, l.of_agent, l.bound, agent, start_date, end_date));
+    @extschema@._token_usage_list_condition(
+      l.of_user, l.of_agent, l.bound, agent IS NOT NULL, start_date IS NOT NULL, end_date IS NOT NULL));
   PERFORM @extschema@._token_usage_caller_path(path);
   EXECUTE query INTO rows USING user_id, agent, start_date, end_date;
   RETURN rows;

@@ -1,6 +1,6 @@
 # Puts together what is installed from pg_ext/*.sql, in the order in which the parts need each other: the script of the extension, and the
 # portable edition, which is committed, since those who use it have no make.
-token_usage_parts = ledger settings calendar sums rollup rollup_migrate rollup_write rollup_maintain rollup_rebuild rollup_verify
+token_usage_parts = ledger settings calendar sums rollup rollup_migrate rollup_write rollup_maintain rollup_rebuild rollup_verify page
 token_usage_recording_parts = from_response exchange_rate prices import_prices record reprice
 token_usage_native_parts = arguments money native $(token_usage_parts) reports detailed json migrate recording_native \
 	$(token_usage_recording_parts)

@@ -34,21 +34,7 @@ BEGIN
 END
 $function$;
 
--- The condition of a list of requests. Parameters: $1 text, the user; $2 text, the agent; $3 and $4 timestamptz, first and last instant.
-CREATE OR REPLACE FUNCTION @extschema@._token_usage_list_condition(
-  of_user text, of_agent text, bound text, agent text, start_date timestamptz, end_date timestamptz)
-RETURNS text LANGUAGE plpgsql IMMUTABLE AS $function$
-BEGIN
-  RETURN concat(of_user,
-    ' AND t.created_at OPERATOR(pg_catalog.>) ''-infinity'' AND t.created_at OPERATOR(pg_catalog.<) ''infinity''',
-    CASE WHEN agent IS NOT NULL THEN ' AND ' || of_agent END,
-    CASE WHEN start_date IS NOT NULL THEN ' AND t.created_at OPERATOR(pg_catalog.>=) ' || format(bound, '$3') END,
-    CASE WHEN end_date IS NOT NULL THEN ' AND t.created_at OPERATOR(pg_catalog.<=) ' || format(bound, '$4') END);
-END
-$function$;
-
--- One page, and the row behind it where there is one: at most page_limit + 1 rows. A page by cursor is one stretch of an index, however
--- deep it is. The outer query computes what only the rows of the page need.
+-- One page, and the row behind it where there is one: at most page_limit + 1 rows.
 CREATE OR REPLACE FUNCTION @extschema@._token_usage_page(
   path name[], ledger oid, user_id text, page_limit bigint, page_offset bigint, agent text, start_date timestamptz, end_date timestamptz,
   after text)
@@ -58,41 +44,19 @@ RETURNS TABLE (id text, created_at timestamptz, agent_id text, ai_provider text,
   cursor text)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
-  l record := @extschema@._token_usage_layout(ledger);
-  behind record;
-  query text;
+  behind_at timestamptz;
+  behind_id text;
 BEGIN
-  IF after IS NULL THEN
-    SELECT NULL::timestamptz AS created_at, NULL::text AS id INTO behind;
-  ELSE
-    behind := @extschema@._token_usage_read_cursor(after, l.id_family);
+  IF after IS NOT NULL THEN
+    SELECT c.created_at, c.id INTO behind_at, behind_id
+      FROM @extschema@._token_usage_read_cursor(after, @extschema@._token_usage_column_family(ledger, 'id'::text)) AS c;
   END IF;
-  query := format(
-    'SELECT p.id, p.at, p.agent, p.provider, p.model, p.prompt::pg_catalog.int8, p.completion::pg_catalog.int8,
-            p.total::pg_catalog.int8, pg_catalog.trim_scale(p.usd), pg_catalog.trim_scale(p.rub),
-            pg_catalog.trim_scale(p.execution), p.platform, p.content_type, p.task_type, p.content_id, p.workflow_id,
-            p.request_id, p.endpoint, @extschema@._token_usage_cursor(p.at, p.id)
-       FROM (SELECT t.id::pg_catalog.text AS id, %s AS at, t.agent_id::pg_catalog.text AS agent,
-                    t.ai_provider::pg_catalog.text AS provider, t.ai_model::pg_catalog.text AS model, %s AS prompt,
-                    %s AS completion, %s AS total, %s AS usd, %s AS rub, %s AS execution,
-                    t.platform::pg_catalog.text AS platform, t.content_type::pg_catalog.text AS content_type,
-                    t.task_type::pg_catalog.text AS task_type, t.content_id::pg_catalog.text AS content_id,
-                    t.workflow_id::pg_catalog.text AS workflow_id, t.request_id::pg_catalog.text AS request_id,
-                    t.endpoint::pg_catalog.text AS endpoint
-               FROM %s AS t
-              WHERE %s%s
-              ORDER BY t.created_at DESC, %s DESC
-              LIMIT $7 OFFSET $8) AS p',
-    l.created, l.prompt, l.completion, l.total, l.cost_usd, l.cost_rub, l.execution,
-    @extschema@._token_usage_table(ledger, 'token_usage'::text),
-    @extschema@._token_usage_list_condition(l.of_user, l.of_agent, l.bound, agent, start_date, end_date),
-    CASE WHEN after IS NOT NULL THEN
-      format(' AND (t.created_at, %s) OPERATOR(pg_catalog.<) (%s, $6::%s)', l.id, format(l.bound, '$5'), l.id_type) END,
-    l.id);
   page_limit := page_limit + 1;
-  PERFORM @extschema@._token_usage_caller_path(path);
-  RETURN QUERY EXECUTE query
-    USING user_id, agent, start_date, end_date, behind.created_at, behind.id, page_limit, page_offset;
+  IF row_security_active(ledger) THEN
+    PERFORM @extschema@._token_usage_caller_path(path);
+  END IF;
+  RETURN QUERY SELECT p.* FROM @extschema@._token_usage_page_rows(
+    ledger, user_id, agent, start_date, end_date, behind_at, behind_id, page_limit, page_offset) AS p;
 END
 $function$;
 
@@ -178,7 +142,8 @@ BEGIN
   l := @extschema@._token_usage_layout(ledger);
   query := format('SELECT pg_catalog.count(*) FROM %s AS t WHERE %s',
     @extschema@._token_usage_table(ledger, 'token_usage'::text),
-    @extschema@._token_usage_list_condition(l.of_user, l.of_agent, l.bound, agent, start_date, end_date));
+    @extschema@._token_usage_list_condition(
+      l.of_user, l.of_agent, l.bound, agent IS NOT NULL, start_date IS NOT NULL, end_date IS NOT NULL));
   PERFORM @extschema@._token_usage_caller_path(path);
   EXECUTE query INTO rows USING user_id, agent, start_date, end_date;
   RETURN rows;

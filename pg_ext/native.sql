@@ -118,7 +118,17 @@ BEGIN
 END
 $native$;
 
--- What a page computes for each of its rows.
+-- The rows of a page, at most row_limit, as _token_usage_page_sql() selects them; and what it computes for each.
+CREATE FUNCTION @extschema@._token_usage_page_rows(
+  ledger oid, user_id text, agent text, start_date timestamptz, end_date timestamptz, behind_at timestamptz, behind_id text,
+  row_limit bigint, row_offset bigint)
+RETURNS TABLE (id text, created_at timestamptz, agent_id text, ai_provider text, ai_model text, prompt_tokens bigint,
+  completion_tokens bigint, total_tokens bigint, cost_usd numeric, cost_rub numeric, execution_time_ms numeric,
+  platform text, content_type text, task_type text, content_id text, workflow_id text, request_id text, endpoint text,
+  cursor text)
+LANGUAGE c STABLE ROWS 100
+  AS 'MODULE_PATHNAME', 'token_usage_page_rows';
+
 CREATE FUNCTION @extschema@._token_usage_cursor(created_at timestamptz, id text) RETURNS text
   LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
   AS 'MODULE_PATHNAME', 'token_usage_cursor';

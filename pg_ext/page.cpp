@@ -1,8 +1,11 @@
-// What a page of token_usage_detailed computes for each of its rows, PostgreSQL native edition: the
+// A page of token_usage_detailed, PostgreSQL native edition: its query, which is made by
+// _token_usage_page_sql() and kept (kept_query.h), and what is computed for each of its rows, the
 // cursor (core/cursor.h tells its form) and the time as text. page_portable.sql is the twin.
 #include <cstdint>
+#include <cstring>
 
 #include "guard.h"
+#include "kept_query.h"
 
 namespace token_usage {
 
@@ -12,9 +15,61 @@ namespace {
 constexpr std::int64_t kEpoch =
     static_cast<std::int64_t>(POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * USECS_PER_DAY;
 
+// Which query: what it filters by.
+struct Shape {
+  char agent;
+  char start_date;
+  char end_date;
+  char after;
+};
+
+SPIPlanPtr prepare_page(const KeptKey &key) {
+  Shape shape;
+  std::memcpy(&shape, key.shape, sizeof shape);
+  Oid call_types[] = {OIDOID, BOOLOID, BOOLOID, BOOLOID, BOOLOID};
+  Datum call_values[] = {ObjectIdGetDatum(key.ledger), BoolGetDatum(shape.agent != 0),
+                         BoolGetDatum(shape.start_date != 0), BoolGetDatum(shape.end_date != 0),
+                         BoolGetDatum(shape.after != 0)};
+  char *const text = ask_for_text(key, "SELECT %s._token_usage_page_sql($1, $2, $3, $4, $5)", 5,
+                                  call_types, call_values);
+  Oid types[] = {TEXTOID,        TEXTOID, TIMESTAMPTZOID, TIMESTAMPTZOID,
+                 TIMESTAMPTZOID, TEXTOID, INT8OID,        INT8OID};
+  // How much lies between two dates has to be known, lest the index on created_at alone be taken.
+  // Any other page is the beginning of one stretch of one index, for every user.
+  const bool dated = shape.start_date != 0 || shape.end_date != 0;
+  return prepare_text(text, 8, types, dated ? CURSOR_OPT_CUSTOM_PLAN : CURSOR_OPT_GENERIC_PLAN);
+}
+
 }  // namespace
 
 extern "C" {
+
+// _token_usage_page_rows(ledger oid, user_id text, agent text, start_date timestamptz, end_date
+// timestamptz, behind_at timestamptz, behind_id text, row_limit bigint, row_offset bigint)
+PG_FUNCTION_INFO_V1(token_usage_page_rows);
+PGDLLEXPORT Datum token_usage_page_rows(PG_FUNCTION_ARGS) {
+  if (PG_ARGISNULL(0) || PG_ARGISNULL(1) || PG_ARGISNULL(5) != PG_ARGISNULL(6)) {
+    ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+                    errmsg("_token_usage_page_rows needs a ledger and a user")));
+  }
+  const Shape shape{static_cast<char>(!PG_ARGISNULL(2)), static_cast<char>(!PG_ARGISNULL(3)),
+                    static_cast<char>(!PG_ARGISNULL(4)), static_cast<char>(!PG_ARGISNULL(5))};
+  const KeptKey key = kept_key(fcinfo, PG_GETARG_OID(0), shape);
+  const ResultRows result = begin_rows(fcinfo);
+  if (SPI_connect() != SPI_OK_CONNECT) {
+    elog(ERROR, "token_usage: SPI_connect failed");
+  }
+  Datum values[8];
+  char nulls[8];
+  for (int i = 0; i < 8; ++i) {
+    nulls[i] = PG_ARGISNULL(i + 1) ? 'n' : ' ';
+    values[i] = PG_ARGISNULL(i + 1) ? Datum{0} : PG_GETARG_DATUM(i + 1);
+  }
+  run_kept(key, prepare_page, values, nulls, false);
+  store_rows(result);
+  SPI_finish();
+  PG_RETURN_NULL();
+}
 
 // _token_usage_cursor(created_at timestamptz, id text): strict, and created_at is finite
 PG_FUNCTION_INFO_V1(token_usage_cursor);

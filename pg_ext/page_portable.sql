@@ -36,3 +36,19 @@ BEGIN
     pg_catalog.concat('1|', @extschema@._token_usage_micros(created_at), '|', id), 'UTF8'), 'hex');
 END
 $function$;
+
+-- The rows of a page, at most row_limit, as _token_usage_page_sql() selects them.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_page_rows(
+  ledger oid, user_id text, agent text, start_date timestamptz, end_date timestamptz, behind_at timestamptz, behind_id text,
+  row_limit bigint, row_offset bigint)
+RETURNS TABLE (id text, created_at timestamptz, agent_id text, ai_provider text, ai_model text, prompt_tokens bigint,
+  completion_tokens bigint, total_tokens bigint, cost_usd numeric, cost_rub numeric, execution_time_ms numeric,
+  platform text, content_type text, task_type text, content_id text, workflow_id text, request_id text, endpoint text,
+  cursor text)
+LANGUAGE plpgsql STABLE AS $function$
+BEGIN
+  RETURN QUERY EXECUTE @extschema@._token_usage_page_sql(
+      ledger, agent IS NOT NULL, start_date IS NOT NULL, end_date IS NOT NULL, behind_at IS NOT NULL)
+    USING user_id, agent, start_date, end_date, behind_at, behind_id, row_limit, row_offset;
+END
+$function$;
