@@ -21,6 +21,7 @@ OBJS = \
 	pg_ext/decimal_sum.o \
 	pg_ext/from_response.o \
 	pg_ext/kept_query.o \
+	pg_ext/ledger.o \
 	pg_ext/library.o \
 	pg_ext/money.o \
 	pg_ext/page.o \

@@ -250,8 +250,7 @@ $function$;
 $token_usage$, '@extschema@', home);
 
   EXECUTE replace($token_usage$
--- Finds the ledger and tells what its columns are. An adopted table may have other types than ours, so the text of each query
--- depends on them. That text names and qualifies everything, operators too. Nothing here reads the ledger's rows.
+-- The portable twin of pg_ext/ledger.cpp.
 
 -- The ledger: the first schema of the path, the temporary one excluded, that has a table token_usage. Raises the contract's error
 -- (42P01) where there is none.
@@ -274,6 +273,25 @@ BEGIN
   RETURN ledger;
 END
 $function$;
+
+-- The value of a setting, or its default where none was set.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_read_setting(ledger oid, name text)
+RETURNS text LANGUAGE plpgsql STABLE AS $function$
+DECLARE
+  settings text := @extschema@._token_usage_table(ledger, 'token_usage_settings'::text);
+  value text;
+BEGIN
+  IF to_regclass(settings) IS NOT NULL THEN
+    EXECUTE format('SELECT s.value FROM %s AS s WHERE s.name = $1', settings) INTO value USING name;
+  END IF;
+  RETURN coalesce(value, 'UTC');
+END
+$function$;
+$token_usage$, '@extschema@', home);
+
+  EXECUTE replace($token_usage$
+-- Finds the ledger and tells what its columns are. An adopted table may have other types than ours, so the text of each query
+-- depends on them. That text names and qualifies everything, operators too. Nothing here reads the ledger's rows.
 
 -- The type under a domain.
 CREATE OR REPLACE FUNCTION @extschema@._token_usage_base_type(type oid)
@@ -499,20 +517,6 @@ BEGIN
   IF name IS DISTINCT FROM 'time_zone' THEN
     PERFORM @extschema@._token_usage_bad_argument('name'::text, 'one of time_zone'::text, name);
   END IF;
-END
-$function$;
-
--- The value of a setting, or its default where none was set.
-CREATE OR REPLACE FUNCTION @extschema@._token_usage_read_setting(ledger oid, name text)
-RETURNS text LANGUAGE plpgsql STABLE AS $function$
-DECLARE
-  settings text := @extschema@._token_usage_table(ledger, 'token_usage_settings'::text);
-  value text;
-BEGIN
-  IF to_regclass(settings) IS NOT NULL THEN
-    EXECUTE format('SELECT s.value FROM %s AS s WHERE s.name = $1', settings) INTO value USING name;
-  END IF;
-  RETURN coalesce(value, 'UTC');
 END
 $function$;
 

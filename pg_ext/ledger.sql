@@ -1,28 +1,6 @@
 -- Finds the ledger and tells what its columns are. An adopted table may have other types than ours, so the text of each query
 -- depends on them. That text names and qualifies everything, operators too. Nothing here reads the ledger's rows.
 
--- The ledger: the first schema of the path, the temporary one excluded, that has a table token_usage. Raises the contract's error
--- (42P01) where there is none.
-CREATE OR REPLACE FUNCTION @extschema@._token_usage_ledger(path name[])
-RETURNS oid LANGUAGE plpgsql STABLE AS $function$
-DECLARE
-  ledger oid;
-BEGIN
-  SELECT c.oid INTO ledger
-    FROM unnest(path) WITH ORDINALITY AS p (nspname, place)
-    JOIN pg_catalog.pg_namespace AS n ON n.nspname = p.nspname
-    JOIN pg_catalog.pg_class AS c ON c.relnamespace = n.oid
-   WHERE c.relname = 'token_usage' AND c.relkind IN ('r', 'p') AND c.relpersistence <> 't'
-   ORDER BY p.place LIMIT 1;
-  IF ledger IS NULL THEN
-    RAISE EXCEPTION USING ERRCODE = '42P01',
-      MESSAGE = 'token_usage: no token_usage table; run SELECT token_usage_migrate()',
-      HINT = 'The table is looked for in the schemas of search_path.';
-  END IF;
-  RETURN ledger;
-END
-$function$;
-
 -- The type under a domain.
 CREATE OR REPLACE FUNCTION @extschema@._token_usage_base_type(type oid)
 RETURNS oid LANGUAGE plpgsql STABLE AS $function$

@@ -118,6 +118,17 @@ BEGIN
 END
 $native$;
 
+-- The ledger: the first schema of the path, the temporary one excluded, that has a table token_usage. Raises the contract's error
+-- (42P01) where there is none.
+CREATE FUNCTION @extschema@._token_usage_ledger(path name[]) RETURNS oid
+  LANGUAGE c STABLE
+  AS 'MODULE_PATHNAME', 'token_usage_ledger';
+
+-- The value of a setting, or its default where none was set.
+CREATE FUNCTION @extschema@._token_usage_read_setting(ledger oid, name text) RETURNS text
+  LANGUAGE c STABLE
+  AS 'MODULE_PATHNAME', 'token_usage_read_setting';
+
 -- The rows of a page, at most row_limit, as _token_usage_page_sql() selects them; and what it computes for each.
 CREATE FUNCTION @extschema@._token_usage_page_rows(
   ledger oid, user_id text, agent text, start_date timestamptz, end_date timestamptz, behind_at timestamptz, behind_id text,

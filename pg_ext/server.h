@@ -14,6 +14,8 @@
 extern "C" {
 #include <postgres.h>
 
+#include <catalog/namespace.h>
+#include <catalog/pg_class.h>
 #include <catalog/pg_type.h>
 #include <common/shortest_dec.h>
 #include <executor/spi.h>

@@ -9,20 +9,6 @@ BEGIN
 END
 $function$;
 
--- The value of a setting, or its default where none was set.
-CREATE OR REPLACE FUNCTION @extschema@._token_usage_read_setting(ledger oid, name text)
-RETURNS text LANGUAGE plpgsql STABLE AS $function$
-DECLARE
-  settings text := @extschema@._token_usage_table(ledger, 'token_usage_settings'::text);
-  value text;
-BEGIN
-  IF to_regclass(settings) IS NOT NULL THEN
-    EXECUTE format('SELECT s.value FROM %s AS s WHERE s.name = $1', settings) INTO value USING name;
-  END IF;
-  RETURN coalesce(value, 'UTC');
-END
-$function$;
-
 CREATE OR REPLACE FUNCTION @extschema@._token_usage_setting(path name[], name text)
 RETURNS text LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
 BEGIN

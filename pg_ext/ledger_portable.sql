@@ -1,0 +1,37 @@
+-- The portable twin of pg_ext/ledger.cpp.
+
+-- The ledger: the first schema of the path, the temporary one excluded, that has a table token_usage. Raises the contract's error
+-- (42P01) where there is none.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_ledger(path name[])
+RETURNS oid LANGUAGE plpgsql STABLE AS $function$
+DECLARE
+  ledger oid;
+BEGIN
+  SELECT c.oid INTO ledger
+    FROM unnest(path) WITH ORDINALITY AS p (nspname, place)
+    JOIN pg_catalog.pg_namespace AS n ON n.nspname = p.nspname
+    JOIN pg_catalog.pg_class AS c ON c.relnamespace = n.oid
+   WHERE c.relname = 'token_usage' AND c.relkind IN ('r', 'p') AND c.relpersistence <> 't'
+   ORDER BY p.place LIMIT 1;
+  IF ledger IS NULL THEN
+    RAISE EXCEPTION USING ERRCODE = '42P01',
+      MESSAGE = 'token_usage: no token_usage table; run SELECT token_usage_migrate()',
+      HINT = 'The table is looked for in the schemas of search_path.';
+  END IF;
+  RETURN ledger;
+END
+$function$;
+
+-- The value of a setting, or its default where none was set.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_read_setting(ledger oid, name text)
+RETURNS text LANGUAGE plpgsql STABLE AS $function$
+DECLARE
+  settings text := @extschema@._token_usage_table(ledger, 'token_usage_settings'::text);
+  value text;
+BEGIN
+  IF to_regclass(settings) IS NOT NULL THEN
+    EXECUTE format('SELECT s.value FROM %s AS s WHERE s.name = $1', settings) INTO value USING name;
+  END IF;
+  RETURN coalesce(value, 'UTC');
+END
+$function$;
