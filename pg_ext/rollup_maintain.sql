@@ -5,11 +5,12 @@ CREATE OR REPLACE FUNCTION @extschema@._token_usage_rollup_maintain_functions(OU
 RETURNS SETOF record LANGUAGE sql IMMUTABLE AS $rollup$
 VALUES ('{s}.token_usage_rollup_visit({user_type}, integer, integer)', $sql$
 CREATE OR REPLACE FUNCTION {s}.token_usage_rollup_visit(usr {user_type}, max_rows integer, zeal integer) RETURNS bigint
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $code$
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan AS $code$
 -- Seals and folds what waits for one user, at most about max_rows rows; returns how many rows it folded. Never
 -- waits for a lock. zeal 0: only when enough waits to pay; 1: deltas however few; 2: everything, at any cost.
 DECLARE
   now_epoch uuid;
+  idle boolean;
   u record;
   sealed timestamptz;
   until timestamptz;
@@ -34,18 +35,17 @@ BEGIN
      OR NOT has_table_privilege({l}::regclass, 'SELECT') THEN
     RETURN 0;
   END IF;
-  now_epoch := {epoch};
+  -- Most visits come when too little waits: they only look, by one statement, since a session plans each statement that it comes to.
+  SELECT e.epoch, zeal = 0 AND r.user_id IS NOT NULL
+         AND (SELECT count(*) < 256 FROM (SELECT FROM {ledger} t WHERE t.user_id = usr AND t.created_at >= {r.sealed_until} LIMIT 256) x)
+         AND (SELECT count(*) < 64 FROM (SELECT FROM {s}.token_usage_delta d WHERE d.user_id = usr LIMIT 64) x)
+    INTO now_epoch, idle
+    FROM (SELECT {epoch} AS epoch) e LEFT JOIN {s}.token_usage_rollup_user r ON r.user_id = usr AND r.epoch = e.epoch;
   IF now_epoch IS NULL THEN
     PERFORM {s}.token_usage_rollup_begin();
     RETURN 0;
-  END IF;
-  IF zeal = 0 THEN
-    -- Most visits come when too little waits: they only look.
-    SELECT r.sealed_until INTO sealed FROM {s}.token_usage_rollup_user r WHERE r.user_id = usr AND r.epoch = now_epoch;
-    IF FOUND AND (SELECT count(*) < 256 FROM (SELECT FROM {ledger} t WHERE t.user_id = usr AND t.created_at >= {sealed} LIMIT 256) x)
-       AND (SELECT count(*) < 64 FROM (SELECT FROM {s}.token_usage_delta d WHERE d.user_id = usr LIMIT 64) x) THEN
-      RETURN 0;
-    END IF;
+  ELSIF idle THEN
+    RETURN 0;
   END IF;
   PERFORM {s}.token_usage_rollup_guard_up();
   SELECT * INTO u FROM {s}.token_usage_rollup_user r WHERE r.user_id = usr FOR UPDATE SKIP LOCKED;
@@ -54,8 +54,11 @@ BEGIN
     IF waiting >= 256 AND NOT EXISTS (SELECT FROM {s}.token_usage_rollup_user r WHERE r.user_id = usr)
        AND pg_try_advisory_xact_lock(hashtextextended('token_usage_rollup_user', {l}::regclass::oid::bigint)) THEN
       INSERT INTO {s}.token_usage_rollup_user VALUES (usr, now_epoch, '-infinity') ON CONFLICT DO NOTHING;
+      SELECT * INTO u FROM {s}.token_usage_rollup_user r WHERE r.user_id = usr FOR UPDATE SKIP LOCKED;
     END IF;
-    RETURN 0;
+    IF u.user_id IS NULL THEN
+      RETURN 0;
+    END IF;
   END IF;
   IF u.epoch <> now_epoch THEN
     -- Left by an epoch that is over: clear it away, some at a time; readers do not look at it.
@@ -144,7 +147,7 @@ END
 $code$;
 $sql$), ('{s}.token_usage_rollup_sweep()', $sql$
 CREATE OR REPLACE FUNCTION {s}.token_usage_rollup_sweep() RETURNS void
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $code$
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan AS $code$
 -- Sees to it that no delta waits for ever: drops those of users of whom nothing is rolled (nobody can begin
 -- to roll one while we hold the lock), and folds those of the user whose delta lies first.
 BEGIN
@@ -159,7 +162,7 @@ END
 $code$;
 $sql$), ('{s}.token_usage_rollup_fold({user_type}, timestamptz, timestamptz, timestamptz, smallint)', $sql$
 CREATE OR REPLACE FUNCTION {s}.token_usage_rollup_fold(usr {user_type}, month_at timestamptz, from_at timestamptz, to_at timestamptz, month_flags smallint)
-RETURNS void LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $code$
+RETURNS void LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan AS $code$
 -- Folds the ledger's rows of [from_at, to_at) and the deltas of [month_at, to_at), all of one month, in one snapshot.
 BEGIN
   IF month_flags = 0 THEN

@@ -45,7 +45,7 @@ END
 $code$;
 $sql$), ('{s}.token_usage_rollup_at_commit()', $sql$
 CREATE OR REPLACE FUNCTION {s}.token_usage_rollup_at_commit() RETURNS trigger
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $code$
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan AS $code$
 -- Maintains, for one delta in 128. Deferred: while a statement runs, rows that it wrote are there whose deltas are
 -- not yet, so nothing may be sealed; and locks that are taken at commit are held for no longer than that.
 -- A transaction of very many rows comes here for each 128 of them: a delta that is gone has had its visit.
@@ -78,7 +78,7 @@ END
 $code$;
 $sql$), ('{s}.token_usage_rollup_passed(bigint)', $sql$
 CREATE OR REPLACE FUNCTION {s}.token_usage_rollup_passed(horizon bigint) RETURNS boolean
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $code$
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan AS $code$
 -- Whether every transaction older than horizon that wrote to the ledger has ended. One that is open but holds no
 -- writer's lock on the ledger has not written to it, and will read the new guard if it does.
 DECLARE
@@ -98,7 +98,7 @@ END
 $code$;
 $sql$), ('{s}.token_usage_rollup_guard_up()', $sql$
 CREATE OR REPLACE FUNCTION {s}.token_usage_rollup_guard_up() RETURNS void
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $code$
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan AS $code$
 -- Raises the guard, or confirms the one raised before when every transaction that may have missed it has ended.
 -- Holds the row lock of the state; a second caller passes by.
 DECLARE

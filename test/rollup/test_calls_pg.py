@@ -102,3 +102,11 @@ def test_taken_out_and_put_back_as_documented(place):  # noqa: F811
     place("SELECT token_usage_rebuild()")
     assert used(place)
     clean(place)
+
+
+def test_compact_begins_with_a_user_of_whom_nothing_is_rolled(place):  # noqa: F811
+    insert(place, 300, "now() - i * interval '1 hour'", user="77")
+    place("SELECT token_usage_compact()")  # raises the guard past the rows
+    assert place("SELECT token_usage_compact()")[0][0] >= 300 or place("SELECT token_usage_compact()") == [(0,)]
+    assert place("SELECT sealed_until > now() - interval '1 minute' FROM token_usage_rollup_user WHERE user_id = 77") == [(True,)]
+    clean(place)
