@@ -57,17 +57,24 @@ END
 $function$;
 
 -- A sum of token counts as 64 bits; past them the error that names the column, SQLSTATE 22003 (rule 6). An aggregate calls it
--- under any search_path.
-CREATE OR REPLACE FUNCTION @extschema@._token_usage_bigint(value numeric, measure text)
+-- under any search_path. In SQL, so that the planner puts it into the queries of reports, which call it for each row; the error takes
+-- the value too, since a call with constants only would be made while planning.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_past_bigint(value numeric, measure text)
 RETURNS bigint LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $function$
 BEGIN
-  IF value OPERATOR(pg_catalog.>) 9223372036854775807::pg_catalog.numeric
-     OR value OPERATOR(pg_catalog.<) (-9223372036854775808)::pg_catalog.numeric THEN
-    RAISE EXCEPTION USING ERRCODE = '22003',
-      MESSAGE = pg_catalog.concat('token_usage: the sum of ', measure, ' is past 9223372036854775807');
-  END IF;
-  RETURN value::pg_catalog.int8;
+  RAISE EXCEPTION USING ERRCODE = '22003',
+    MESSAGE = pg_catalog.concat('token_usage: the sum of ', measure, ' is past 9223372036854775807');
 END
+$function$;
+
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_bigint(value numeric, measure text)
+RETURNS bigint LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $function$
+  SELECT CASE
+    WHEN value OPERATOR(pg_catalog.>) 9223372036854775807::pg_catalog.numeric
+      OR value OPERATOR(pg_catalog.<) (-9223372036854775808)::pg_catalog.numeric
+      THEN @extschema@._token_usage_past_bigint(value, measure)
+    ELSE value::pg_catalog.int8
+  END
 $function$;
 
 -- The instant that the text of an argument names, by the same strict forms as core/timestamp.cpp: a date alone is its midnight, and
