@@ -27,6 +27,8 @@ OBJS = \
 	pg_ext/page.o \
 	pg_ext/prices.o \
 	pg_ext/record.o \
+	pg_ext/rollup_bulk.o \
+	pg_ext/rollup_bulk_read.o \
 	pg_ext/rollup_pieces.o \
 	pg_ext/stats.o \
 	pg_ext/sums.o \

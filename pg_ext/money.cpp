@@ -112,6 +112,12 @@ Parsed parse_numeric(Stored stored) {
   return {Kind::number, negative ? -out : out};
 }
 
+unsigned display_scale(Stored stored) {
+  const unsigned header = stored.word(0);
+  return (header & kKindBits) == kShort ? header >> kShortScaleShift & kShortScale
+                                        : header & kScale;
+}
+
 Parsed parsed(const std::optional<Decimal> &value) {
   return value ? Parsed{Kind::number, value->units()} : kTooLarge;
 }
@@ -173,8 +179,17 @@ std::optional<Decimal> decimal_from_datum(Datum value, Oid type, const char *col
                                 : std::optional<Decimal>(Decimal::from_units(out.units));
 }
 
+unsigned numeric_display_scale(Datum value) {
+  struct varlena *const number = PG_DETOAST_DATUM_PACKED(value);
+  const unsigned scale = display_scale({VARDATA_ANY(number), VARSIZE_ANY_EXHDR(number)});
+  if (reinterpret_cast<Pointer>(number) != DatumGetPointer(value)) {
+    pfree(number);
+  }
+  return scale;
+}
+
 // Writes the short form of what parse_numeric reads, with no more digits than the value has.
-Datum decimal_to_numeric(Decimal value) {
+Datum decimal_to_numeric(Decimal value, unsigned scale) {
   constexpr int most = 11;  // digits to the base 10000 in 2^127
   std::uint16_t digits[most];
   const bool negative = value.units() < 0;
@@ -188,12 +203,12 @@ Datum decimal_to_numeric(Decimal value) {
   while (zeros < size && digits[zeros] == 0) {
     ++zeros;
   }
-  unsigned scale = 0;
   if (zeros < size && zeros < kFractionDigits) {
-    scale = static_cast<unsigned>(kFractionDigits - zeros) * 4;
+    unsigned places = static_cast<unsigned>(kFractionDigits - zeros) * 4;
     for (unsigned digit = digits[zeros]; digit % 10 == 0; digit /= 10) {
-      --scale;
+      --places;
     }
+    scale = std::max(scale, places);
   }
   const int weight = size == 0 ? 0 : size - 1 - kFractionDigits;
   const auto header = static_cast<std::uint16_t>(
@@ -222,9 +237,7 @@ PGDLLEXPORT Datum token_usage_decimal_numeric(PG_FUNCTION_ARGS) {
   if ((header & kKindBits) == kSpecial) {
     PG_RETURN_NULL();
   }
-  const unsigned scale =
-      (header & kKindBits) == kShort ? header >> kShortScaleShift & kShortScale : header & kScale;
-  if (scale <= Decimal::places) {
+  if (display_scale(stored) <= Decimal::places) {
     PG_RETURN_POINTER(number);
   }
   const Parsed out = parse_numeric(stored);

@@ -18,7 +18,11 @@ namespace token_usage {
 // Raises PostgreSQL errors, so no C++ object may be alive around it.
 std::optional<Decimal> decimal_from_datum(Datum value, Oid type, const char *column);
 
-// numeric without trailing zeros.
-Datum decimal_to_numeric(Decimal value);
+// numeric without trailing zeros, or with as many as `scale` decimal places (at most 12) take.
+Datum decimal_to_numeric(Decimal value, unsigned scale = 0);
+
+// How many decimal places a numeric shows, its trailing zeros included; no matter what where it is
+// no number.
+unsigned numeric_display_scale(Datum value);
 
 }  // namespace token_usage

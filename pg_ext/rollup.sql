@@ -67,6 +67,17 @@ RETURNS text LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $rollu
                  @extschema@._token_usage_rollup_expression(ledger, 'execution_time_ms', alias) AS ms) e
 $rollup$;
 
+-- The same of row t for who does in C what costs time in SQL (rollup_bulk.cpp): NULLs stay, and times and numeric costs are as they are.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_rollup_bulk_row(ledger oid)
+RETURNS text LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $rollup$
+  SELECT string_agg(CASE WHEN a.attname = 'created_at' THEN 't.created_at'
+                         WHEN a.attname LIKE 'cost%' AND a.atttypid = 'numeric'::regtype THEN 't.' || a.attname || '::numeric'
+                         ELSE @extschema@._token_usage_rollup_expression(ledger, a.attname, 't') END, ', ' ORDER BY w.place)
+    FROM unnest('{created_at,agent_id,ai_provider,ai_model,prompt_tokens,completion_tokens,total_tokens,cost_usd,cost_rub,execution_time_ms}'::name[])
+           WITH ORDINALITY w (name, place)
+    JOIN pg_attribute a ON a.attrelid = ledger AND a.attname = w.name AND NOT a.attisdropped
+$rollup$;
+
 -- What of a month is rolled, by its rows and its groups (agents plus models): a sum of 1 month, 2 month by
 -- group, 4 day, 8 day by group, 16 half-hour, 32 hour by group. Chosen so that the rollup stays well under a
 -- fifth of the ledger with its indexes; a month too thin for that is read through idx_token_usage_user_date.
@@ -199,7 +210,7 @@ END
 $rollup$;
 
 -- Fills a template about one ledger in: {s} its schema, {ledger} its name, {l} the name as a literal, {user_type},
--- {epoch} the epoch in force or NULL, {row} and {new} and {old} the measures of row t, NEW, OLD, {at} and its
+-- {epoch} the epoch in force or NULL, {row} and {new} and {old} the measures of row t, NEW, OLD, {bulk_row}, {at} and its
 -- like the instants, {x.lo} an instant compared with the ledger's own created_at, {flags}, {ctes}.
 CREATE OR REPLACE FUNCTION @extschema@._token_usage_rollup_text(ledger oid, template text)
 RETURNS text LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $rollup$
@@ -228,12 +239,13 @@ BEGIN
     ' AND e.filenode = coalesce(pg_relation_filenode({l}::regclass), 0) AND e.stamp = e.xmin::text'
     ' AND NOT EXISTS (SELECT FROM {s}.token_usage_rollup_epoch o WHERE o.ctid <> e.ctid))');
   filled := replace(filled, '{row}', @extschema@._token_usage_rollup_row(ledger, 't'));
+  filled := replace(filled, '{bulk_row}', @extschema@._token_usage_rollup_bulk_row(ledger));
   filled := replace(filled, '{new}', @extschema@._token_usage_rollup_row(ledger, 'NEW'));
   filled := replace(filled, '{old}', @extschema@._token_usage_rollup_row(ledger, 'OLD'));
   filled := replace(filled, '{at}', @extschema@._token_usage_rollup_expression(ledger, 'created_at', 't'));
   filled := replace(filled, '{new_at}', @extschema@._token_usage_rollup_expression(ledger, 'created_at', 'NEW'));
   filled := replace(filled, '{old_at}', @extschema@._token_usage_rollup_expression(ledger, 'created_at', 'OLD'));
-  FOREACH word IN ARRAY ARRAY['p.lo', 'p.hi', '$3[1]', '$3[array_upper($3, 1)]', 'from_at', 'to_at', 'month_at', 'month_end', 'sealed', 'r.sealed_until'] LOOP
+  FOREACH word IN ARRAY ARRAY['p.lo', 'p.hi', '$3[1]', '$3[array_upper($3, 1)]', 'from_at', 'to_at', 'month_at', 'month_end', 'sealed', 'r.sealed_until', '$1'] LOOP
     filled := replace(filled, '{' || word || '}', CASE WHEN plain THEN 'timezone(''UTC'', ' || word || ')' ELSE word END);
   END LOOP;
   filled := replace(filled, '{guard}', 'to_timestamp(pg_sequence_last_value(''{s}.token_usage_rollup_guard''::regclass)::float8 * 0.000001)');

@@ -20,6 +20,10 @@ DECLARE
   from_at timestamptz;
   to_at timestamptz;
   began timestamptz := clock_timestamp();
+  bulk text;
+  done boolean := false;
+  of_user text := CASE WHEN usr IS NULL THEN 'true' ELSE format('t.user_id = %L::{user_type}', usr) END;
+  of_delta text := CASE WHEN usr IS NULL THEN 'true' ELSE format('d.user_id = %L::{user_type}', usr) END;
 BEGIN
   IF current_setting('transaction_isolation') <> 'read committed' THEN
     RAISE EXCEPTION 'token_usage: token_usage_rebuild must be run at READ COMMITTED' USING ERRCODE = '25001';
@@ -72,12 +76,52 @@ BEGIN
     PERFORM pg_sleep(0.02);
   END LOOP;
 
-  DELETE FROM {s}.token_usage_rollup r WHERE usr IS NULL OR r.user_id = usr;
   DELETE FROM {s}.token_usage_rollup_month o WHERE usr IS NULL OR o.user_id = usr;
   DELETE FROM {s}.token_usage_rollup_user r WHERE usr IS NULL OR r.user_id = usr;
+  -- The native edition adds up in C++ (rollup_bulk.cpp). Found anew each time, so that nothing of the ledger names it. We run with
+  -- the owner's rights, so it must be code that only a superuser can have put there: C, a member of the extension.
+  SELECT format('%I.%I', n.nspname, f.proname) INTO bulk
+    FROM pg_extension e
+    JOIN pg_depend d ON d.refclassid = 'pg_extension'::regclass AND d.refobjid = e.oid AND d.deptype = 'e' AND d.classid = 'pg_proc'::regclass
+    JOIN pg_proc f ON f.oid = d.objid
+    JOIN pg_namespace n ON n.oid = f.pronamespace
+    JOIN pg_language l ON l.oid = f.prolang
+   WHERE e.extname = 'token_usage' AND l.lanname = 'c' AND f.proname = '_token_usage_rollup_bulk'
+     AND oidvectortypes(f.proargtypes) = 'text[], timestamp with time zone, bigint'
+     AND has_schema_privilege(n.oid, 'USAGE') AND has_function_privilege(f.oid, 'EXECUTE');
+  IF bulk IS NOT NULL THEN
+    BEGIN
+      EXECUTE $bulk$
+WITH gone AS (
+  DELETE FROM {s}.token_usage_delta d WHERE d.created_at < $2 AND $bulk$ || of_delta || $bulk$
+)
+INSERT INTO {s}.token_usage_rollup (user_id, kind, bucket, key1, key2, nulls, requests, prompt, completion, total, usd, rub, unpriced, ms_sum, ms_count)
+SELECT * FROM $bulk$ || bulk || $bulk$($1::text[], $2::timestamptz, 400000000::bigint)
+    AS m (user_id {user_type}, kind int2, bucket timestamptz, key1 text COLLATE "C", key2 text COLLATE "C", nulls int2, requests int8, prompt int8,
+          completion int8, total int8, usd numeric, rub numeric, unpriced int8, ms_sum int8, ms_count int8)
+$bulk$  USING ARRAY[
+        $bulk$SELECT t.user_id::{user_type}, {bulk_row} FROM {ledger} t WHERE t.created_at < {$1} AND t.created_at > '-infinity' AND $bulk$ || of_user,
+        $bulk$WITH month AS MATERIALIZED (SELECT z.i, z.b, {flags} AS flags FROM unnest($1, $2, $3) WITH ORDINALITY z (c, g, b, i))
+              SELECT m.i, (m.flags | coalesce(b.flags, 0))::int2 FROM month m LEFT JOIN month b ON b.i = m.b$bulk$,
+        $bulk$INSERT INTO {s}.token_usage_rollup_month (user_id, month, flags) SELECT * FROM unnest($1, $2, $3)$bulk$,
+        $bulk$SELECT r.user_id, r.kind, r.bucket, r.key1, r.key2, r.nulls, r.requests, r.prompt, r.completion, r.total, r.usd, r.rub, r.unpriced, r.ms_sum,
+                     r.ms_count, r.ctid FROM {s}.token_usage_rollup r WHERE r.user_id = $1 ORDER BY r.kind, r.bucket, r.key1, r.key2, r.nulls$bulk$,
+        $bulk$DELETE FROM {s}.token_usage_rollup r WHERE r.ctid = ANY ($1)$bulk$,
+        $bulk$DELETE FROM {s}.token_usage_rollup r WHERE r.user_id = ANY ($1)$bulk$], until;
+      DELETE FROM {s}.token_usage_rollup r
+       WHERE (usr IS NULL OR r.user_id = usr) AND NOT EXISTS (SELECT FROM {s}.token_usage_rollup_month o WHERE o.user_id = r.user_id);
+      SELECT count(*) INTO wrote FROM {s}.token_usage_rollup r WHERE usr IS NULL OR r.user_id = usr;
+      done := true;
+    EXCEPTION WHEN numeric_value_out_of_range OR program_limit_exceeded OR out_of_memory THEN
+      NULL;  -- more than it adds up: below is the same in SQL
+    END;
+  END IF;
+  IF NOT done THEN
+    DELETE FROM {s}.token_usage_rollup r WHERE usr IS NULL OR r.user_id = usr;
+  END IF;
   -- No plan made for one statistic of an empty table must serve them all.
   month_at := '-infinity';
-  LOOP
+  WHILE NOT done LOOP
     IF usr IS NULL THEN
       SELECT min({at}) INTO month_at FROM {ledger} t WHERE t.created_at >= {month_at} AND t.created_at > '-infinity';
     ELSE
@@ -97,7 +141,7 @@ WITH groups AS (
    GROUP BY 1
 ), chosen AS MATERIALIZED (
   SELECT k.user_id, k.flags FROM (SELECT user_id, {flags} | coalesce(b.flags, 0)::int2 AS flags FROM groups LEFT JOIN (
-         SELECT o.user_id AS before_id, o.flags FROM {s}.token_usage_rollup_month o WHERE $3 AND o.month = $4) b ON b.before_id = user_id) k WHERE k.flags <> 0
+         SELECT o.user_id AS before_id, o.flags FROM {s}.token_usage_rollup_month o WHERE $3 AND o.month = $4) b ON b.before_id = user_id) k WHERE k.flags <> 0 AND k.user_id IS NOT NULL
 ), gone AS (
   DELETE FROM {s}.token_usage_delta d WHERE d.created_at >= $5 AND d.created_at < $6 AND %2$s
 ), src AS (
@@ -108,8 +152,7 @@ WITH groups AS (
 )
 INSERT INTO {s}.token_usage_rollup (user_id, kind, bucket, key1, key2, nulls, requests, prompt, completion, total, usd, rub, unpriced, ms_sum, ms_count)
 SELECT * FROM rolled ORDER BY 1, 2, 3, 4, 5, 6
-$bulk$, CASE WHEN usr IS NULL THEN 'true' ELSE format('t.user_id = %L::{user_type}', usr) END,
-        CASE WHEN usr IS NULL THEN 'true' ELSE format('d.user_id = %L::{user_type}', usr) END)
+$bulk$, of_user, of_delta)
       USING {from_at}, {to_at}, to_at < month_end,
             timezone('UTC', timezone('UTC', month_at) - interval '1 month'), month_at, to_at;
     GET DIAGNOSTICS n = ROW_COUNT;
