@@ -203,6 +203,9 @@ DECLARE
   folded bigint := 0;
   n bigint;
   usr text;
+  look text;
+  seen text;
+  before text;
 BEGIN
   -- Not from within a trigger, nor from a statement that writes to the ledger itself: rows are there then whose deltas are not yet.
   -- Not as a replica: what such a session writes to the derived tables is taken for the publisher's and left out.
@@ -214,6 +217,11 @@ BEGIN
   END IF;
   EXECUTE format('LOCK TABLE %s IN ACCESS SHARE MODE', ledger::regclass);
   EXECUTE format('SELECT %s()', sweep);
+  visit := @extschema@._token_usage_rollup_text(ledger, format('SELECT %s($1::{user_type}, $2, 2)', visit));
+  look := @extschema@._token_usage_rollup_text(ledger, $sql$
+    SELECT concat_ws(' ', x.user_id, r.epoch, r.sealed_until, (SELECT count(*) FROM {s}.token_usage_delta d WHERE d.user_id = x.user_id),
+                     CASE WHEN r.epoch <> {epoch} THEN (SELECT count(*) FROM {s}.token_usage_rollup o WHERE o.user_id = x.user_id) END)
+      FROM (SELECT $1::{user_type} AS user_id) x LEFT JOIN {s}.token_usage_rollup_user r ON r.user_id = x.user_id$sql$);
   FOR usr IN EXECUTE @extschema@._token_usage_rollup_text(ledger, $sql$
     WITH RECURSIVE person AS (
       (SELECT t.user_id FROM {ledger} t ORDER BY t.user_id LIMIT 1)
@@ -221,10 +229,13 @@ BEGIN
       SELECT (SELECT t.user_id FROM {ledger} t WHERE t.user_id > p.user_id ORDER BY t.user_id LIMIT 1) FROM person p WHERE p.user_id IS NOT NULL
     ) SELECT p.user_id::text FROM person p WHERE p.user_id IS NOT NULL$sql$) LOOP
     LOOP
-      EXECUTE @extschema@._token_usage_rollup_text(ledger, format('SELECT %s($1::{user_type}, $2, 2)', visit))
-         INTO n USING usr, least(coalesce(max_rows - folded, 1000000), 1000000)::integer;
+      EXECUTE visit INTO n USING usr, least(coalesce(max_rows - folded, 1000000), 1000000)::integer;
       folded := folded + n;
       EXIT WHEN n = 0 OR folded >= max_rows;
+      -- A visit that folded has moved something: the seal, or the number of deltas, or of what an epoch that is over left.
+      before := seen;
+      EXECUTE look INTO seen USING usr;
+      EXIT WHEN seen = before;
     END LOOP;
     EXIT WHEN folded >= max_rows;
   END LOOP;

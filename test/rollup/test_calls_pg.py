@@ -110,3 +110,15 @@ def test_compact_begins_with_a_user_of_whom_nothing_is_rolled(place):  # noqa: F
     assert place("SELECT token_usage_compact()")[0][0] >= 300 or place("SELECT token_usage_compact()") == [(0,)]
     assert place("SELECT sealed_until > now() - interval '1 minute' FROM token_usage_rollup_user WHERE user_id = 77") == [(True,)]
     clean(place)
+
+
+def test_compact_ends_where_a_visit_moves_nothing(place):  # noqa: F811
+    (text,), = place("SELECT pg_get_functiondef(oid) FROM pg_proc WHERE proname = 'token_usage_rollup_visit'")
+    assert "\nBEGIN\n" in text
+    place(text.replace("\nBEGIN\n", "\nBEGIN\n  RETURN 5;\n", 1))
+    place("SET statement_timeout = '20s'")
+    (folded,), = place("SELECT token_usage_compact()")
+    assert 0 < folded < 1000
+    place(text)
+    place("SELECT token_usage_compact()")
+    clean(place)
