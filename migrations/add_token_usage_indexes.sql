@@ -1065,6 +1065,38 @@ BEGIN
 END
 $rollup$;
 
+-- Sees to it that a trigger of a table is there, word for word and enabled as told; returns whether it was not. `statement` makes it on
+-- {table}. Only the server knows how it would spell it, so it is made on a scratch table too; who may make none keeps what is there.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_rollup_trigger(relation regclass, trigger_name text, statement text, enabled "char")
+RETURNS boolean LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $rollup$
+DECLARE
+  there record;
+  wanted text;
+BEGIN
+  SELECT pg_get_triggerdef(t.oid) AS spelled, t.tgenabled AS enabled, format('%I.%I', n.nspname, c.relname) AS place INTO there
+    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace LEFT JOIN pg_trigger t ON t.tgrelid = c.oid AND t.tgname = trigger_name
+   WHERE c.oid = relation;
+  IF there.enabled = enabled THEN
+    IF NOT has_database_privilege(current_database(), 'TEMPORARY') THEN
+      RETURN false;
+    END IF;
+    EXECUTE format('CREATE TEMPORARY TABLE token_usage_rollup_scratch (LIKE %s)', there.place);
+    EXECUTE replace(statement, '{table}', 'pg_temp.token_usage_rollup_scratch');
+    -- Which versions name the schema of temporary tables pg_temp, and which by its number, is not ours to know.
+    SELECT regexp_replace(pg_get_triggerdef(t.oid), ' ON pg_temp\w*\.token_usage_rollup_scratch ', ' ON @ ') INTO wanted
+      FROM pg_trigger t WHERE t.tgrelid = to_regclass('pg_temp.token_usage_rollup_scratch');
+    DROP TABLE pg_temp.token_usage_rollup_scratch;
+    IF there.spelled = replace(wanted, ' ON @ ', ' ON ' || there.place || ' ') THEN
+      RETURN false;
+    END IF;
+  END IF;
+  PERFORM @extschema@._token_usage_drop_trigger(relation, trigger_name);
+  EXECUTE replace(statement, '{table}', there.place);
+  EXECUTE format('ALTER TABLE %s ENABLE %s TRIGGER %I', there.place, CASE enabled WHEN 'A' THEN 'ALWAYS' ELSE 'REPLICA' END, trigger_name);
+  RETURN true;
+END
+$rollup$;
+
 -- Makes what is missing of a ledger's derived tables, functions and triggers; part of token_usage_migrate().
 -- All of it belongs to the ledger's owner and names nothing of the extension, so that it goes on working, and
 -- the rollups stay exact, after DROP EXTENSION. Returns steps as migrate does. Run by the ledger's owner.
@@ -1164,13 +1196,8 @@ BEGIN
       ('token_usage_rollup_update', 'UPDATE', 'FOR EACH ROW WHEN (({old_at} < {guard}) IS NOT FALSE OR ({new_at} < {guard}) IS NOT FALSE)'),
       ('token_usage_rollup_delete', 'DELETE', 'FOR EACH ROW WHEN (({old_at} < {guard}) IS NOT FALSE)'),
       ('token_usage_rollup_truncate', 'TRUNCATE', 'FOR EACH STATEMENT')) p (name, event, clause) LOOP
-    IF NOT EXISTS (SELECT FROM pg_trigger t JOIN pg_proc f ON f.oid = t.tgfoid
-                    WHERE t.tgrelid = ledger AND t.tgname = part.name AND t.tgenabled = 'A'
-                      AND f.pronamespace = space_oid AND f.proname = 'token_usage_rollup_write') THEN
-      PERFORM @extschema@._token_usage_drop_trigger(ledger::regclass, part.name);
-      EXECUTE @extschema@._token_usage_rollup_text(ledger, format('CREATE TRIGGER %I AFTER %s ON {ledger} %s EXECUTE FUNCTION {s}.token_usage_rollup_write()',
-        part.name, part.event, part.clause));
-      EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER %I', ledger::regclass, part.name);
+    IF @extschema@._token_usage_rollup_trigger(ledger, part.name, @extschema@._token_usage_rollup_text(ledger,
+         format('CREATE TRIGGER %I AFTER %s ON {table} %s EXECUTE FUNCTION {s}.token_usage_rollup_write()', part.name, part.event, part.clause)), 'A') THEN
       fresh := true;
     END IF;
   END LOOP;
@@ -1178,23 +1205,15 @@ BEGIN
   EXECUTE format('ALTER TABLE %s.token_usage_delta REPLICA IDENTITY FULL', space);
   EXECUTE format('ALTER TABLE %s.token_usage_rollup_epoch REPLICA IDENTITY FULL', space);
   FOREACH word IN ARRAY '{token_usage_rollup,token_usage_rollup_month,token_usage_rollup_user,token_usage_rollup_epoch,token_usage_rollup_state,token_usage_delta}'::text[] LOOP
-    IF NOT EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = to_regclass(space || '.' || word) AND t.tgname = 'token_usage_rollup_foreign'
-                      AND t.tgenabled = 'R') THEN
-      PERFORM @extschema@._token_usage_drop_trigger((space || '.' || word)::regclass, 'token_usage_rollup_foreign'::text);
-      -- The setting is asked for as well: pg_restore --disable-triggers leaves every trigger firing for our own writes too.
-      EXECUTE format('CREATE TRIGGER token_usage_rollup_foreign BEFORE INSERT OR UPDATE OR DELETE ON %1$s.%2$I FOR EACH ROW'
-                     ' WHEN (pg_trigger_depth() = 0 AND current_setting(''session_replication_role'') = ''replica'')'
-                     ' EXECUTE FUNCTION %1$s.token_usage_rollup_foreign()', space, word);
-      EXECUTE format('ALTER TABLE %s.%I ENABLE REPLICA TRIGGER token_usage_rollup_foreign', space, word);
-    END IF;
+    -- The setting is asked for as well: pg_restore --disable-triggers leaves every trigger firing for our own writes too.
+    PERFORM @extschema@._token_usage_rollup_trigger((space || '.' || word)::regclass, 'token_usage_rollup_foreign', format(
+      'CREATE TRIGGER token_usage_rollup_foreign BEFORE INSERT OR UPDATE OR DELETE ON {table} FOR EACH ROW'
+      ' WHEN (pg_trigger_depth() = 0 AND current_setting(''session_replication_role'') = ''replica'')'
+      ' EXECUTE FUNCTION %s.token_usage_rollup_foreign()', space), 'R');
   END LOOP;
-  IF NOT EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = to_regclass(space || '.token_usage_delta') AND t.tgname = 'token_usage_rollup_at_commit'
-                    AND t.tgenabled = 'A') THEN
-    PERFORM @extschema@._token_usage_drop_trigger((space || '.token_usage_delta')::regclass, 'token_usage_rollup_at_commit'::text);
-    EXECUTE format('CREATE CONSTRAINT TRIGGER token_usage_rollup_at_commit AFTER INSERT ON %1$s.token_usage_delta DEFERRABLE INITIALLY DEFERRED'
-                   ' FOR EACH ROW WHEN (NEW.turn & 127 = 0) EXECUTE FUNCTION %1$s.token_usage_rollup_at_commit()', space);
-    EXECUTE format('ALTER TABLE %s.token_usage_delta ENABLE ALWAYS TRIGGER token_usage_rollup_at_commit', space);
-  END IF;
+  PERFORM @extschema@._token_usage_rollup_trigger((space || '.token_usage_delta')::regclass, 'token_usage_rollup_at_commit', format(
+    'CREATE CONSTRAINT TRIGGER token_usage_rollup_at_commit AFTER INSERT ON {table} DEFERRABLE INITIALLY DEFERRED'
+    ' FOR EACH ROW WHEN (NEW.turn & 127 = 0) EXECUTE FUNCTION %s.token_usage_rollup_at_commit()', space), 'A');
   -- Writes may have passed while a trigger was missing: whatever was rolled is void.
   IF fresh THEN
     EXECUTE format('DELETE FROM %s.token_usage_rollup_epoch', space);
