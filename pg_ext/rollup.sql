@@ -50,21 +50,19 @@ $rollup$;
 
 -- The signed measures of a row, for sums: one list for ledger rows, deltas and rollup rows alike.
 CREATE OR REPLACE FUNCTION @extschema@._token_usage_rollup_row(ledger oid, alias text)
-RETURNS text LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $rollup$
-  SELECT CASE WHEN e IS NOT NULL THEN format('%s AS created_at, %s AS agent, %s AS provider, %s AS model, coalesce(%s, 0) AS prompt, coalesce(%s, 0) AS completion, '
-                'coalesce(%s, %s + %s, 0) AS total, %s AS usd, %s AS rub, %s AS ms',
-                e.created_at, e.agent, e.provider, e.model, e.prompt, e.completion, e.total,
-                'coalesce(' || e.prompt || ', 0)', 'coalesce(' || e.completion || ', 0)', e.usd, e.rub, e.ms) END
-    FROM (SELECT @extschema@._token_usage_rollup_expression(ledger, 'created_at', alias) AS created_at,
-                 @extschema@._token_usage_rollup_expression(ledger, 'agent_id', alias) AS agent,
-                 @extschema@._token_usage_rollup_expression(ledger, 'ai_provider', alias) AS provider,
-                 @extschema@._token_usage_rollup_expression(ledger, 'ai_model', alias) AS model,
-                 @extschema@._token_usage_rollup_expression(ledger, 'prompt_tokens', alias) AS prompt,
-                 @extschema@._token_usage_rollup_expression(ledger, 'completion_tokens', alias) AS completion,
-                 @extschema@._token_usage_rollup_expression(ledger, 'total_tokens', alias) AS total,
-                 @extschema@._token_usage_rollup_expression(ledger, 'cost_usd', alias) AS usd,
-                 @extschema@._token_usage_rollup_expression(ledger, 'cost_rub', alias) AS rub,
-                 @extschema@._token_usage_rollup_expression(ledger, 'execution_time_ms', alias) AS ms) e
+RETURNS text LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $rollup$
+DECLARE
+  e text[] := ARRAY(SELECT @extschema@._token_usage_rollup_expression(ledger, c.name, alias)
+    FROM unnest('{created_at,agent_id,ai_provider,ai_model,prompt_tokens,completion_tokens,total_tokens,cost_usd,cost_rub,execution_time_ms}'::text[])
+      WITH ORDINALITY c (name, place) ORDER BY c.place);
+BEGIN
+  IF array_position(e, NULL) IS NOT NULL THEN
+    RETURN NULL;
+  END IF;
+  RETURN format('%s AS created_at, %s AS agent, %s AS provider, %s AS model, coalesce(%s, 0) AS prompt, coalesce(%s, 0) AS completion, '
+    'coalesce(%s, coalesce(%s, 0) + coalesce(%s, 0), 0) AS total, %s AS usd, %s AS rub, %s AS ms',
+    e[1], e[2], e[3], e[4], e[5], e[6], e[7], e[5], e[6], e[8], e[9], e[10]);
+END
 $rollup$;
 
 -- The same of row t for who does in C what costs time in SQL (rollup_bulk.cpp): NULLs stay, and times and numeric costs are as they are.
@@ -143,7 +141,8 @@ BEGIN
 END
 $rollup$;
 
--- The statements that read sums through the rollups; all run in the reader's one snapshot. NULL where nothing of the kind is rolled.
+-- The statements that read sums through the rollups; all run in the reader's one snapshot. NULL where nothing of the kind is rolled;
+-- which of them is asked for first is state, and the others only where that is not NULL.
 --   state: of user $1: sealed_until, and the months that are rolled and their flags, ascending; no row where nothing is rolled
 --   few: how many rows user $1 has between the bounds $3, up to 500
 --   rollup, ledger, both: the sums of _token_usage_sums, in its columns and by its parameters ($1 user, $2 agent where by_agent,
@@ -156,9 +155,10 @@ DECLARE
   rollup_keys text;
   row_keys text;
 BEGIN
-  IF NOT @extschema@._token_usage_rollup_possible(ledger) THEN
-    RETURN NULL;
-  ELSIF part = 'state' THEN
+  IF part = 'state' THEN
+    IF NOT @extschema@._token_usage_rollup_possible(ledger) THEN
+      RETURN NULL;
+    END IF;
     RETURN @extschema@._token_usage_rollup_text(ledger, $sql$
 SELECT u.sealed_until, ARRAY(SELECT o.month FROM {s}.token_usage_rollup_month o WHERE o.user_id = u.user_id ORDER BY o.month),
        ARRAY(SELECT o.flags FROM {s}.token_usage_rollup_month o WHERE o.user_id = u.user_id ORDER BY o.month)
@@ -221,6 +221,7 @@ DECLARE
   plain boolean;
   filled text := template;
   word text;
+  alias text;
 BEGIN
   SELECT quote_ident(n.nspname), quote_ident(n.nspname) || '.' || quote_ident(c.relname)
     INTO space, name FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = ledger;
@@ -229,22 +230,31 @@ BEGIN
    WHERE a.attrelid = ledger AND a.attname = 'user_id' AND NOT a.attisdropped;
   SELECT a.atttypid = 'timestamp'::regtype INTO plain FROM pg_attribute a
    WHERE a.attrelid = ledger AND a.attname = 'created_at' AND NOT a.attisdropped;
-  filled := replace(filled, '{ctes}', @extschema@._token_usage_rollup_ctes());
-  -- Where every row counts once: the same without the multiplications.
-  filled := replace(filled, '{unsigned_ctes}', replace(replace(replace(replace(@extschema@._token_usage_rollup_ctes(),
-    'sign * ', ''), 'sum(sign)', 'count(*)'), 'sum(CASE WHEN usd IS NULL THEN sign ELSE 0 END)', 'count(*) - count(usd)'),
-    'sum(CASE WHEN ms IS NULL THEN 0 ELSE sign END)', 'count(ms)'));
+  -- What takes its time is made only where it is asked for: the portable edition makes its texts anew for each report.
+  IF strpos(filled, 'ctes}') > 0 THEN
+    filled := replace(filled, '{ctes}', @extschema@._token_usage_rollup_ctes());
+    -- Where every row counts once: the same without the multiplications.
+    filled := replace(filled, '{unsigned_ctes}', replace(replace(replace(replace(@extschema@._token_usage_rollup_ctes(),
+      'sign * ', ''), 'sum(sign)', 'count(*)'), 'sum(CASE WHEN usd IS NULL THEN sign ELSE 0 END)', 'count(*) - count(usd)'),
+      'sum(CASE WHEN ms IS NULL THEN 0 ELSE sign END)', 'count(ms)'));
+  END IF;
   filled := replace(filled, '{flags}', @extschema@._token_usage_rollup_flags());
   filled := replace(filled, '{epoch}', '(SELECT e.epoch FROM {s}.token_usage_rollup_epoch e WHERE e.ledger = {l}::regclass'
     ' AND e.filenode = coalesce(pg_relation_filenode({l}::regclass), 0) AND e.stamp = e.xmin::text'
     ' AND NOT EXISTS (SELECT FROM {s}.token_usage_rollup_epoch o WHERE o.ctid <> e.ctid))');
-  filled := replace(filled, '{row}', @extschema@._token_usage_rollup_row(ledger, 't'));
-  filled := replace(filled, '{bulk_row}', @extschema@._token_usage_rollup_bulk_row(ledger));
-  filled := replace(filled, '{new}', @extschema@._token_usage_rollup_row(ledger, 'NEW'));
-  filled := replace(filled, '{old}', @extschema@._token_usage_rollup_row(ledger, 'OLD'));
-  filled := replace(filled, '{at}', @extschema@._token_usage_rollup_expression(ledger, 'created_at', 't'));
-  filled := replace(filled, '{new_at}', @extschema@._token_usage_rollup_expression(ledger, 'created_at', 'NEW'));
-  filled := replace(filled, '{old_at}', @extschema@._token_usage_rollup_expression(ledger, 'created_at', 'OLD'));
+  FOR word, alias IN SELECT * FROM (VALUES ('row', 't'), ('new', 'NEW'), ('old', 'OLD')) v LOOP
+    IF strpos(filled, '{' || word || '}') > 0 THEN
+      filled := replace(filled, '{' || word || '}', @extschema@._token_usage_rollup_row(ledger, alias));
+    END IF;
+  END LOOP;
+  IF strpos(filled, '{bulk_row}') > 0 THEN
+    filled := replace(filled, '{bulk_row}', @extschema@._token_usage_rollup_bulk_row(ledger));
+  END IF;
+  FOR word, alias IN SELECT * FROM (VALUES ('at', 't'), ('new_at', 'NEW'), ('old_at', 'OLD')) v LOOP
+    IF strpos(filled, '{' || word || '}') > 0 THEN
+      filled := replace(filled, '{' || word || '}', @extschema@._token_usage_rollup_expression(ledger, 'created_at', alias));
+    END IF;
+  END LOOP;
   FOREACH word IN ARRAY ARRAY['p.lo', 'p.hi', '$3[1]', '$3[array_upper($3, 1)]', 'from_at', 'to_at', 'month_at', 'month_end', 'sealed', 'r.sealed_until', '$1'] LOOP
     filled := replace(filled, '{' || word || '}', CASE WHEN plain THEN 'timezone(''UTC'', ' || word || ')' ELSE word END);
   END LOOP;
@@ -266,10 +276,12 @@ $rollup$;
 
 -- Whether a ledger's columns are of types that rollups can add exactly; if not, reports read the ledger.
 CREATE OR REPLACE FUNCTION @extschema@._token_usage_rollup_possible(ledger oid)
-RETURNS boolean LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $rollup$
-  SELECT @extschema@._token_usage_rollup_row(ledger, 't') IS NOT NULL
+RETURNS boolean LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $rollup$
+BEGIN
+  RETURN @extschema@._token_usage_rollup_row(ledger, 't') IS NOT NULL
      -- A crash empties an unlogged table, and nothing else.
      AND (SELECT c.relpersistence = 'p' FROM pg_class c WHERE c.oid = ledger)
      AND (SELECT count(*) = 2 FROM pg_attribute a
-           WHERE a.attrelid = ledger AND a.attname IN ('user_id', 'created_at') AND NOT a.attisdropped)
+           WHERE a.attrelid = ledger AND a.attname IN ('user_id', 'created_at') AND NOT a.attisdropped);
+END
 $rollup$;
