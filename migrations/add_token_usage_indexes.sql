@@ -1552,6 +1552,9 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 -- Sees to it that no delta waits for ever: drops those of users of whom nothing is rolled (nobody can begin
 -- to roll one while we hold the lock), and folds those of the user whose delta lies first.
 BEGIN
+  IF {epoch} IS NULL THEN
+    PERFORM {s}.token_usage_rollup_begin();
+  END IF;
   IF pg_try_advisory_xact_lock(hashtextextended('token_usage_rollup_user', {l}::regclass::oid::bigint)) THEN
     DELETE FROM {s}.token_usage_delta WHERE ctid = ANY (ARRAY(
       SELECT d.ctid FROM (SELECT x.ctid, x.user_id FROM {s}.token_usage_delta x LIMIT 4096) d
@@ -1617,6 +1620,7 @@ DECLARE
   bulk text;
   done boolean := false;
   of_user text := CASE WHEN usr IS NULL THEN 'true' ELSE format('t.user_id = %L::{user_type}', usr) END;
+  of_month text := CASE WHEN usr IS NULL THEN 'true' ELSE format('o.user_id = %L::{user_type}', usr) END;
   of_delta text := CASE WHEN usr IS NULL THEN 'true' ELSE format('d.user_id = %L::{user_type}', usr) END;
 BEGIN
   IF current_setting('transaction_isolation') <> 'read committed' THEN
@@ -1754,8 +1758,14 @@ $bulk$, of_user, of_delta)
     EXIT WHEN month_end >= until;
     month_at := month_end;
   END LOOP;
-  INSERT INTO {s}.token_usage_rollup_user (user_id, epoch, sealed_until)
-  SELECT DISTINCT o.user_id, st.epoch, until FROM {s}.token_usage_rollup_month o WHERE usr IS NULL OR o.user_id = usr;
+  -- Also those whose months are all too thin to be rolled: a visit would read all that they have before it found that.
+  EXECUTE $bulk$
+INSERT INTO {s}.token_usage_rollup_user (user_id, epoch, sealed_until)
+SELECT o.user_id, $2, $1 FROM {s}.token_usage_rollup_month o WHERE $bulk$ || of_month || $bulk$
+ UNION
+SELECT t.user_id::{user_type}, $2, $1 FROM {ledger} t WHERE t.created_at < {$1} AND t.user_id IS NOT NULL AND $bulk$ || of_user || $bulk$
+ GROUP BY t.user_id HAVING count(*) >= 256
+$bulk$ USING until, st.epoch;
   RETURN wrote;
 END
 $code$;

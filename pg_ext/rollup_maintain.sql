@@ -151,6 +151,9 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 -- Sees to it that no delta waits for ever: drops those of users of whom nothing is rolled (nobody can begin
 -- to roll one while we hold the lock), and folds those of the user whose delta lies first.
 BEGIN
+  IF {epoch} IS NULL THEN
+    PERFORM {s}.token_usage_rollup_begin();
+  END IF;
   IF pg_try_advisory_xact_lock(hashtextextended('token_usage_rollup_user', {l}::regclass::oid::bigint)) THEN
     DELETE FROM {s}.token_usage_delta WHERE ctid = ANY (ARRAY(
       SELECT d.ctid FROM (SELECT x.ctid, x.user_id FROM {s}.token_usage_delta x LIMIT 4096) d

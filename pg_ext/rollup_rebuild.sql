@@ -23,6 +23,7 @@ DECLARE
   bulk text;
   done boolean := false;
   of_user text := CASE WHEN usr IS NULL THEN 'true' ELSE format('t.user_id = %L::{user_type}', usr) END;
+  of_month text := CASE WHEN usr IS NULL THEN 'true' ELSE format('o.user_id = %L::{user_type}', usr) END;
   of_delta text := CASE WHEN usr IS NULL THEN 'true' ELSE format('d.user_id = %L::{user_type}', usr) END;
 BEGIN
   IF current_setting('transaction_isolation') <> 'read committed' THEN
@@ -160,8 +161,14 @@ $bulk$, of_user, of_delta)
     EXIT WHEN month_end >= until;
     month_at := month_end;
   END LOOP;
-  INSERT INTO {s}.token_usage_rollup_user (user_id, epoch, sealed_until)
-  SELECT DISTINCT o.user_id, st.epoch, until FROM {s}.token_usage_rollup_month o WHERE usr IS NULL OR o.user_id = usr;
+  -- Also those whose months are all too thin to be rolled: a visit would read all that they have before it found that.
+  EXECUTE $bulk$
+INSERT INTO {s}.token_usage_rollup_user (user_id, epoch, sealed_until)
+SELECT o.user_id, $2, $1 FROM {s}.token_usage_rollup_month o WHERE $bulk$ || of_month || $bulk$
+ UNION
+SELECT t.user_id::{user_type}, $2, $1 FROM {ledger} t WHERE t.created_at < {$1} AND t.user_id IS NOT NULL AND $bulk$ || of_user || $bulk$
+ GROUP BY t.user_id HAVING count(*) >= 256
+$bulk$ USING until, st.epoch;
   RETURN wrote;
 END
 $code$;

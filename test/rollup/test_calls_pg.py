@@ -152,3 +152,17 @@ def test_migrate_makes_triggers_anew_that_are_not_word_for_word_right(place):  #
     place("ALTER TABLE token_usage DISABLE TRIGGER token_usage_rollup_insert")
     place("SELECT token_usage_migrate()")
     assert place(TRIGGERS) == right
+
+
+def test_rebuild_takes_note_of_users_with_thin_months(place):  # noqa: F811
+    """Or else a visit to each would read all that they have."""
+    insert(place, 30, "now() - i * interval '11 days'", user="78")
+    insert(place, 3, "now() - i * interval '11 days'", user="79")
+    place("SELECT token_usage_rebuild()")
+    known = "SELECT user_id FROM token_usage_rollup_user WHERE user_id IN (78, 79) AND sealed_until > now() - interval '1 minute'"
+    assert place(known) == [(78,)]
+    assert place("SELECT count(*) FROM token_usage_rollup_month WHERE user_id = 78") == [(0,)]
+    place("DELETE FROM token_usage_rollup_user WHERE user_id = 78")
+    place("SELECT token_usage_rebuild(78)")
+    assert place(known) == [(78,)]
+    clean(place)
