@@ -123,6 +123,15 @@ std::optional<Micros> parse(std::string_view text, bool date_alone) {
   return in_range(time) ? std::optional<Micros>(time) : std::nullopt;
 }
 
+// `value` with leading zeros. Pages of rows are formatted, so this does without snprintf.
+void append_digits(std::string &out, unsigned value, std::size_t width) {
+  const std::size_t start = out.size();
+  out.resize(start + width);
+  for (std::size_t at = start + width; at > start; value /= 10) {
+    out[--at] = static_cast<char>('0' + value % 10);
+  }
+}
+
 }  // namespace
 
 // Both directions count from 0000-03-01, so that the leap day is the last of its year and months
@@ -210,6 +219,13 @@ std::optional<Micros> timestamp_from_real(double value) {
 
 std::string format_date(std::int64_t days) {
   const CivilDate date = civil_from_days(days);
+  if (date.year >= 0 && date.year <= 9999) {
+    std::string out;
+    append_digits(out, static_cast<unsigned>(date.year), 4);
+    append_digits(out += '-', date.month, 2);
+    append_digits(out += '-', date.day, 2);
+    return out;
+  }
   char buffer[40];
   const int length = std::snprintf(buffer, sizeof buffer, "%04lld-%02u-%02u",
                                    static_cast<long long>(date.year), date.month, date.day);
@@ -223,17 +239,17 @@ std::string format_timestamp(Micros time) {
     rest += kMicrosPerDay;
     --days;
   }
-  const auto seconds = static_cast<int>(rest / kMicrosPerSecond);
-  const auto micros = static_cast<int>(rest % kMicrosPerSecond);
-  char buffer[40];
-  int length = std::snprintf(buffer, sizeof buffer, "T%02d:%02d:%02d", seconds / 3600,
-                             seconds / 60 % 60, seconds % 60);
-  std::string out = format_date(days).append(buffer, static_cast<std::size_t>(length));
+  const auto seconds = static_cast<unsigned>(rest / kMicrosPerSecond);
+  const auto micros = static_cast<unsigned>(rest % kMicrosPerSecond);
+  std::string out = format_date(days);
+  append_digits(out += 'T', seconds / 3600, 2);
+  append_digits(out += ':', seconds / 60 % 60, 2);
+  append_digits(out += ':', seconds % 60, 2);
   if (micros != 0) {
-    length = std::snprintf(buffer, sizeof buffer, ".%06d", micros);
-    out.append(buffer, static_cast<std::size_t>(length));
+    append_digits(out += '.', micros, 6);
   }
-  return out + 'Z';
+  out += 'Z';
+  return out;
 }
 
 }  // namespace token_usage
