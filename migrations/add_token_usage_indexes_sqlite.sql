@@ -216,36 +216,35 @@ INSERT INTO token_usage_rollup_part
   ON CONFLICT DO NOTHING;
 
 -- Where the triggers were not there to see every write, nothing that is rolled counts, and odd rows
--- have to be looked for.
-DELETE FROM token_usage_rollup_user WHERE 8 <> (
-  SELECT count(*) FROM sqlite_master
-  WHERE type = 'trigger' AND tbl_name = 'token_usage' AND name GLOB 'token_usage_rollup_*');
-DELETE FROM token_usage_rollup_late WHERE 8 <> (
-  SELECT count(*) FROM sqlite_master
-  WHERE type = 'trigger' AND tbl_name = 'token_usage' AND name GLOB 'token_usage_rollup_*');
-DELETE FROM token_usage_rollup WHERE 8 <> (
-  SELECT count(*) FROM sqlite_master
-  WHERE type = 'trigger' AND tbl_name = 'token_usage' AND name GLOB 'token_usage_rollup_*');
+-- have to be looked for. (Conditions that are tested for each row have CASE in place of lists: SQLite
+-- would make a temporary table of a list of three each time.)
+DELETE FROM token_usage_rollup_user WHERE 10 <> (
+  SELECT count(*) FROM sqlite_master WHERE type = 'trigger' AND name GLOB 'token_usage_rollup_*');
+DELETE FROM token_usage_rollup_late WHERE 10 <> (
+  SELECT count(*) FROM sqlite_master WHERE type = 'trigger' AND name GLOB 'token_usage_rollup_*');
+DELETE FROM token_usage_rollup WHERE 10 <> (
+  SELECT count(*) FROM sqlite_master WHERE type = 'trigger' AND name GLOB 'token_usage_rollup_*');
 INSERT INTO token_usage_rollup_odd
   SELECT id, user_id FROM token_usage
-  WHERE (coalesce(prompt_tokens % 4294967296 = prompt_tokens, 1)
-    AND coalesce(completion_tokens % 4294967296 = completion_tokens, 1)
-    AND coalesce(total_tokens % 4294967296 = total_tokens, 1)
-    AND coalesce(execution_time_ms % 4294967296 = execution_time_ms, 1)
-    AND coalesce(+cost_usd BETWEEN -999 AND 999
-      AND abs(cost_usd * 1e12 - round(cost_usd * 1e12)) + min(0.25, abs(cost_usd * 0.006)) <= 0.5, 1)
-    AND coalesce(+cost_rub BETWEEN -999 AND 999
-      AND abs(cost_rub * 1e12 - round(cost_rub * 1e12)) + min(0.25, abs(cost_rub * 0.006)) <= 0.5, 1)
+  WHERE (prompt_tokens % 4294967296 IS prompt_tokens
+    AND completion_tokens % 4294967296 IS completion_tokens
+    AND total_tokens % 4294967296 IS total_tokens
+    AND execution_time_ms % 4294967296 IS execution_time_ms
+    AND CASE WHEN cost_usd IS NULL THEN 1 WHEN +cost_usd BETWEEN -999 AND 999
+      THEN abs(cost_usd * 1e12 - round(cost_usd * 1e12)) + min(0.25, abs(cost_usd * 0.006)) <= 0.5 END
+    AND CASE WHEN cost_rub IS NULL THEN 1 WHEN +cost_rub BETWEEN -999 AND 999
+      THEN abs(cost_rub * 1e12 - round(cost_rub * 1e12)) + min(0.25, abs(cost_rub * 0.006)) <= 0.5 END
     AND CASE typeof(created_at)
-      WHEN 'text' THEN ltrim(substr(created_at, 20), '.0123456789') IN ('', 'Z', '+00:00') AND substr(created_at, 20, 4) <> '.999'
-        AND strftime('%Y-%m-%d' || substr(created_at, 11, 1) || '%H:%M:%S', created_at, '+0 days')
-          = substr(created_at, 1, 19)
+      WHEN 'text' THEN CASE WHEN datetime(created_at, '+0 days') = created_at THEN 1
+        ELSE CASE ltrim(substr(created_at, 20), '.0123456789') WHEN '' THEN 1 WHEN 'Z' THEN 1 WHEN '+00:00' THEN 1 END
+          AND substr(created_at, 20, 4) <> '.999'
+          AND strftime('%Y-%m-%d' || substr(created_at, 11, 1) || '%H:%M:%S', created_at, '+0 days')
+            = substr(created_at, 1, 19) END
       WHEN 'integer' THEN created_at < 253402300800000
       ELSE created_at < 100000000000 AND created_at - CAST(created_at AS INTEGER) < 0.999
     END) IS NOT 1
-    AND 8 <> (
-      SELECT count(*) FROM sqlite_master
-      WHERE type = 'trigger' AND tbl_name = 'token_usage' AND name GLOB 'token_usage_rollup_*')
+    AND 10 <> (
+      SELECT count(*) FROM sqlite_master WHERE type = 'trigger' AND name GLOB 'token_usage_rollup_*')
   ON CONFLICT (id) DO UPDATE SET user_id = excluded.user_id;
 
 -- Rows that OR REPLACE may take away without any DELETE trigger.
@@ -280,18 +279,20 @@ BEGIN
 END;
 
 CREATE TRIGGER IF NOT EXISTS token_usage_rollup_odd_insert AFTER INSERT ON token_usage
-WHEN (coalesce(NEW.prompt_tokens % 4294967296 = NEW.prompt_tokens, 1)
-    AND coalesce(NEW.completion_tokens % 4294967296 = NEW.completion_tokens, 1)
-    AND coalesce(NEW.total_tokens % 4294967296 = NEW.total_tokens, 1)
-    AND coalesce(NEW.execution_time_ms % 4294967296 = NEW.execution_time_ms, 1)
-    AND coalesce(+NEW.cost_usd BETWEEN -999 AND 999
-      AND abs(NEW.cost_usd * 1e12 - round(NEW.cost_usd * 1e12)) + min(0.25, abs(NEW.cost_usd * 0.006)) <= 0.5, 1)
-    AND coalesce(+NEW.cost_rub BETWEEN -999 AND 999
-      AND abs(NEW.cost_rub * 1e12 - round(NEW.cost_rub * 1e12)) + min(0.25, abs(NEW.cost_rub * 0.006)) <= 0.5, 1)
+WHEN (NEW.prompt_tokens % 4294967296 IS NEW.prompt_tokens
+    AND NEW.completion_tokens % 4294967296 IS NEW.completion_tokens
+    AND NEW.total_tokens % 4294967296 IS NEW.total_tokens
+    AND NEW.execution_time_ms % 4294967296 IS NEW.execution_time_ms
+    AND CASE WHEN NEW.cost_usd IS NULL THEN 1 WHEN +NEW.cost_usd BETWEEN -999 AND 999
+      THEN abs(NEW.cost_usd * 1e12 - round(NEW.cost_usd * 1e12)) + min(0.25, abs(NEW.cost_usd * 0.006)) <= 0.5 END
+    AND CASE WHEN NEW.cost_rub IS NULL THEN 1 WHEN +NEW.cost_rub BETWEEN -999 AND 999
+      THEN abs(NEW.cost_rub * 1e12 - round(NEW.cost_rub * 1e12)) + min(0.25, abs(NEW.cost_rub * 0.006)) <= 0.5 END
     AND CASE typeof(NEW.created_at)
-      WHEN 'text' THEN ltrim(substr(NEW.created_at, 20), '.0123456789') IN ('', 'Z', '+00:00') AND substr(NEW.created_at, 20, 4) <> '.999'
-        AND strftime('%Y-%m-%d' || substr(NEW.created_at, 11, 1) || '%H:%M:%S', NEW.created_at, '+0 days')
-          = substr(NEW.created_at, 1, 19)
+      WHEN 'text' THEN CASE WHEN datetime(NEW.created_at, '+0 days') = NEW.created_at THEN 1
+        ELSE CASE ltrim(substr(NEW.created_at, 20), '.0123456789') WHEN '' THEN 1 WHEN 'Z' THEN 1 WHEN '+00:00' THEN 1 END
+          AND substr(NEW.created_at, 20, 4) <> '.999'
+          AND strftime('%Y-%m-%d' || substr(NEW.created_at, 11, 1) || '%H:%M:%S', NEW.created_at, '+0 days')
+            = substr(NEW.created_at, 1, 19) END
       WHEN 'integer' THEN NEW.created_at < 253402300800000
       ELSE NEW.created_at < 100000000000 AND NEW.created_at - CAST(NEW.created_at AS INTEGER) < 0.999
     END) IS NOT 1
@@ -335,18 +336,20 @@ BEGIN
 END;
 
 CREATE TRIGGER IF NOT EXISTS token_usage_rollup_odd_update AFTER UPDATE ON token_usage
-WHEN (coalesce(NEW.prompt_tokens % 4294967296 = NEW.prompt_tokens, 1)
-    AND coalesce(NEW.completion_tokens % 4294967296 = NEW.completion_tokens, 1)
-    AND coalesce(NEW.total_tokens % 4294967296 = NEW.total_tokens, 1)
-    AND coalesce(NEW.execution_time_ms % 4294967296 = NEW.execution_time_ms, 1)
-    AND coalesce(+NEW.cost_usd BETWEEN -999 AND 999
-      AND abs(NEW.cost_usd * 1e12 - round(NEW.cost_usd * 1e12)) + min(0.25, abs(NEW.cost_usd * 0.006)) <= 0.5, 1)
-    AND coalesce(+NEW.cost_rub BETWEEN -999 AND 999
-      AND abs(NEW.cost_rub * 1e12 - round(NEW.cost_rub * 1e12)) + min(0.25, abs(NEW.cost_rub * 0.006)) <= 0.5, 1)
+WHEN (NEW.prompt_tokens % 4294967296 IS NEW.prompt_tokens
+    AND NEW.completion_tokens % 4294967296 IS NEW.completion_tokens
+    AND NEW.total_tokens % 4294967296 IS NEW.total_tokens
+    AND NEW.execution_time_ms % 4294967296 IS NEW.execution_time_ms
+    AND CASE WHEN NEW.cost_usd IS NULL THEN 1 WHEN +NEW.cost_usd BETWEEN -999 AND 999
+      THEN abs(NEW.cost_usd * 1e12 - round(NEW.cost_usd * 1e12)) + min(0.25, abs(NEW.cost_usd * 0.006)) <= 0.5 END
+    AND CASE WHEN NEW.cost_rub IS NULL THEN 1 WHEN +NEW.cost_rub BETWEEN -999 AND 999
+      THEN abs(NEW.cost_rub * 1e12 - round(NEW.cost_rub * 1e12)) + min(0.25, abs(NEW.cost_rub * 0.006)) <= 0.5 END
     AND CASE typeof(NEW.created_at)
-      WHEN 'text' THEN ltrim(substr(NEW.created_at, 20), '.0123456789') IN ('', 'Z', '+00:00') AND substr(NEW.created_at, 20, 4) <> '.999'
-        AND strftime('%Y-%m-%d' || substr(NEW.created_at, 11, 1) || '%H:%M:%S', NEW.created_at, '+0 days')
-          = substr(NEW.created_at, 1, 19)
+      WHEN 'text' THEN CASE WHEN datetime(NEW.created_at, '+0 days') = NEW.created_at THEN 1
+        ELSE CASE ltrim(substr(NEW.created_at, 20), '.0123456789') WHEN '' THEN 1 WHEN 'Z' THEN 1 WHEN '+00:00' THEN 1 END
+          AND substr(NEW.created_at, 20, 4) <> '.999'
+          AND strftime('%Y-%m-%d' || substr(NEW.created_at, 11, 1) || '%H:%M:%S', NEW.created_at, '+0 days')
+            = substr(NEW.created_at, 1, 19) END
       WHEN 'integer' THEN NEW.created_at < 253402300800000
       ELSE NEW.created_at < 100000000000 AND NEW.created_at - CAST(NEW.created_at AS INTEGER) < 0.999
     END) IS NOT 1
@@ -368,29 +371,27 @@ BEGIN
 END;
 
 -- One insert in eight does a bounded piece of work for its user: it moves rolled_until on, past 64
--- rows or past one bucket of 3 hours with that many, marks the buckets that are complete then, and
--- computes the first bucket that is marked, if it has 64 rows, from its eight parts or from the
--- ledger where those are not rolled. The inserted row itself is in none of the buckets computed.
+-- rows or past one bucket of 3 hours with that many, and computes the first bucket that is marked, if it
+-- has 64 rows, from its eight parts or from the ledger where those are not rolled. The inserted row
+-- itself is in none of the buckets computed. Three of the four sizes stand for the three dimensions, so
+-- that each ledger row is read once.
 CREATE TRIGGER IF NOT EXISTS token_usage_rollup_work AFTER INSERT ON token_usage
 WHEN (NEW.id & 1048575) * 2654435769 >> 20 & 7 = 0 AND NEW.user_id IS NOT NULL
 BEGIN
-  INSERT INTO token_usage_rollup_user (user_id, now, form, far)
-    SELECT user_id, now, form,
-      CASE WHEN now >= hour + 3 THEN (
-        SELECT created_at FROM token_usage
-        WHERE user_id = NEW.user_id AND created_at <= NEW.created_at
-          AND created_at >= strftime(form, hour * 3600, 'unixepoch')
-        ORDER BY created_at LIMIT 1 OFFSET 63) END
-    FROM (
-      SELECT +NEW.user_id AS user_id,
-        coalesce((SELECT rolled_until FROM token_usage_rollup_user WHERE user_id = +NEW.user_id), 0) AS hour,
-        CASE typeof(NEW.created_at) WHEN 'text' THEN strftime('%s', NEW.created_at)
-          ELSE CAST(NEW.created_at AS INTEGER) / CASE WHEN NEW.created_at < 100000000000 THEN 1 ELSE 1000 END END / 3600 AS now,
-        CASE typeof(NEW.created_at) WHEN 'text' THEN '%Y-%m-%d' || substr(NEW.created_at, 11, 1) || '%H'
-          WHEN 'integer' THEN substr('%s000', 1, length(NEW.created_at) - 8) ELSE '%s' END AS form
-      LIMIT -1)
-    WHERE true
-    ON CONFLICT (user_id) DO UPDATE SET now = excluded.now, form = excluded.form, far = excluded.far;
+  INSERT INTO token_usage_rollup_user (user_id) VALUES (+NEW.user_id) ON CONFLICT DO NOTHING;
+  UPDATE token_usage_rollup_user SET
+    now = CASE typeof(NEW.created_at) WHEN 'text' THEN strftime('%s', NEW.created_at)
+      ELSE CAST(NEW.created_at AS INTEGER) / CASE WHEN NEW.created_at < 100000000000 THEN 1 ELSE 1000 END END / 3600,
+    form = CASE typeof(NEW.created_at) WHEN 'text' THEN '%Y-%m-%d' || substr(NEW.created_at, 11, 1) || '%H'
+      WHEN 'integer' THEN substr('%s000', 1, length(NEW.created_at) - 8) ELSE '%s' END
+    WHERE user_id = +NEW.user_id;
+  UPDATE token_usage_rollup_user SET
+    far = CASE WHEN now >= rolled_until + 3 THEN (
+      SELECT created_at FROM token_usage
+      WHERE user_id = NEW.user_id AND created_at <= NEW.created_at
+        AND created_at >= strftime(form, rolled_until * 3600, 'unixepoch')
+      ORDER BY created_at LIMIT 1 OFFSET 63) END
+    WHERE user_id = +NEW.user_id;
   UPDATE token_usage_rollup_user SET
     rolled_from = rolled_until,
     rolled_until = max(rolled_until, coalesce(max(rolled_until + 3,
@@ -408,16 +409,6 @@ BEGIN
       WHERE user_id = +NEW.user_id AND (until <= now OR until - size > now)
       LIMIT 1)
     WHERE user_id = +NEW.user_id;
-  INSERT INTO token_usage_rollup_late
-    SELECT user_id, (rolled_from / size + 1) * size, size
-    FROM token_usage_rollup_user CROSS JOIN token_usage_rollup_size
-    WHERE user_id = +NEW.user_id AND rolled_from BETWEEN 1 AND rolled_until - 1
-      AND (rolled_from / size + 1) * size <= rolled_until
-    ON CONFLICT DO NOTHING;
-  DELETE FROM token_usage_rollup
-    WHERE dimension IN (0, 1, 2) AND (user_id, size, bucket) = (
-      SELECT user_id, job_size, job_from
-      FROM token_usage_rollup_user WHERE user_id = +NEW.user_id);
   INSERT INTO token_usage_rollup
     SELECT +NEW.user_id, size, dimension, bucket, key1, key2, sum(n), sum(prompt), sum(completion), sum(total),
       sum(usd), sum(usd_rest), sum(rub), sum(rub_rest), sum(unpriced), sum(ms), sum(timed)
@@ -431,17 +422,18 @@ BEGIN
         AND r.user_id = +NEW.user_id AND r.size = j.job_size / 8 AND r.dimension IN (0, 1, 2)
         AND r.bucket >= j.job_from AND r.bucket < j.job_from + j.job_size
       UNION ALL
-      SELECT j.job_size, p.dimension, j.job_from,
-        CASE p.dimension WHEN 0 THEN '' WHEN 1 THEN coalesce(CAST(t.agent_id AS TEXT), x'')
+      SELECT j.job_size, CASE d.size WHEN 3 THEN 0 WHEN 24 THEN 1 ELSE 2 END, j.job_from,
+        CASE d.size WHEN 3 THEN '' WHEN 24 THEN coalesce(CAST(t.agent_id AS TEXT), x'')
           ELSE coalesce(CAST(t.ai_provider AS TEXT), x'') END,
-        CASE p.dimension WHEN 2 THEN coalesce(CAST(t.ai_model AS TEXT), x'') ELSE '' END,
+        CASE d.size WHEN 192 THEN coalesce(CAST(t.ai_model AS TEXT), x'') ELSE '' END,
         1, t.prompt_tokens % 4294967296, t.completion_tokens % 4294967296,
         coalesce(t.total_tokens, coalesce(t.prompt_tokens, 0) + coalesce(t.completion_tokens, 0)) % 4294967296,
         CAST(round(t.cost_usd * 1e12) AS INTEGER) / 1000000, CAST(round(t.cost_usd * 1e12) AS INTEGER) % 1000000,
         CAST(round(t.cost_rub * 1e12) AS INTEGER) / 1000000, CAST(round(t.cost_rub * 1e12) AS INTEGER) % 1000000,
         t.cost_usd IS NULL, t.execution_time_ms % 4294967296, t.execution_time_ms IS NOT NULL
       FROM token_usage_rollup_user AS j CROSS JOIN token_usage_rollup_part AS p CROSS JOIN token_usage AS t
-      WHERE j.user_id = +NEW.user_id AND j.job_rows = 64 AND p.slot * j.job_step < j.job_size
+        CROSS JOIN token_usage_rollup_size AS d
+      WHERE j.user_id = +NEW.user_id AND j.job_rows = 64 AND p.dimension = 0 AND p.slot * j.job_step < j.job_size
         AND NOT EXISTS (
           SELECT 1 FROM token_usage_rollup
           WHERE user_id = +NEW.user_id AND size = j.job_size / 8 AND dimension = 0
@@ -451,12 +443,34 @@ BEGIN
         AND t.created_at < strftime(p.form, (j.job_from + p.slot * j.job_step + j.job_step) * 3600, 'unixepoch')
         AND (typeof(t.created_at) <> 'text' OR substr(t.created_at, 11, 1) = substr(p.form, 9, 1))
         AND t.id IS NOT NEW.id
-        AND t.id NOT IN (SELECT id FROM token_usage_rollup_odd WHERE user_id = +NEW.user_id))
+        AND t.id NOT IN (SELECT id FROM token_usage_rollup_odd WHERE user_id = +NEW.user_id)
+        AND d.size < 1536)
     GROUP BY dimension, key1, key2;
+END;
+
+-- What the trigger above does besides is seldom due, and stands apart: SQLite opens whatever a trigger
+-- may need, temporary tables too, before it knows. The columns named here are written by that trigger
+-- alone. The ledger is not named, since one that is dropped and made anew must not break a trigger of
+-- another table.
+
+-- Marks the buckets that are complete now.
+CREATE TRIGGER IF NOT EXISTS token_usage_rollup_advance AFTER UPDATE OF rolled_from ON token_usage_rollup_user
+WHEN NEW.rolled_from BETWEEN 1 AND NEW.rolled_until - 1
+BEGIN
+  INSERT INTO token_usage_rollup_late
+    SELECT NEW.user_id, (NEW.rolled_from / size + 1) * size, size FROM token_usage_rollup_size
+    WHERE (NEW.rolled_from / size + 1) * size <= NEW.rolled_until
+    ON CONFLICT DO NOTHING;
+END;
+
+-- Clears the bucket that is about to be computed, and its mark.
+CREATE TRIGGER IF NOT EXISTS token_usage_rollup_job AFTER UPDATE OF job_size ON token_usage_rollup_user
+WHEN NEW.job_size IS NOT NULL
+BEGIN
+  DELETE FROM token_usage_rollup
+    WHERE user_id = NEW.user_id AND size = NEW.job_size AND dimension IN (0, 1, 2) AND bucket = NEW.job_from;
   DELETE FROM token_usage_rollup_late
-    WHERE (user_id, until, size) = (
-      SELECT user_id, job_from + job_size, job_size
-      FROM token_usage_rollup_user WHERE user_id = +NEW.user_id);
+    WHERE user_id = NEW.user_id AND until = NEW.job_from + NEW.job_size AND size = NEW.job_size;
 END;
 
 COMMIT;

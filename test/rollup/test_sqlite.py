@@ -314,7 +314,7 @@ def test_adopted_ledgers(tmp_path):
         db.execute("SELECT token_usage_rebuild()")
         assert (rolled(db) > 0) == works, values
         triggers = db.execute("SELECT count(*) FROM sqlite_master WHERE type = 'trigger'").fetchone()[0]
-        assert triggers == (8 if works else 0)
+        assert triggers == (10 if works else 0)
         db.execute("INSERT OR REPLACE INTO token_usage (id, user_id, agent_id, cost_usd, created_at)"
                    " VALUES (700, '1', 'a', 5, '2025-03-01')")
         db.execute("DELETE FROM token_usage WHERE id = 3")

@@ -168,8 +168,8 @@ def test_plain_sql_adds_what_the_contract_says(plain, reader):
     r = random.Random(SEED)
     print("seed", SEED)
     easy = rare = 0
-    condition = PLAIN[PLAIN.index("coalesce(+cost_usd BETWEEN"):]
-    condition = condition[:condition.index("<= 0.5, 1)") + len("<= 0.5, 1)")]
+    condition = PLAIN[PLAIN.index("CASE WHEN cost_usd IS NULL THEN 1 WHEN +cost_usd BETWEEN"):]
+    condition = condition[:condition.index("<= 0.5 END") + len("<= 0.5 END")]
     assert "CAST(round(t.cost_usd * 1e12) AS INTEGER) / 1000000" in PLAIN
     query = (f"SELECT {condition}, CAST(round(cost_usd * 1e12) AS INTEGER),"
              " (SELECT token_usage_decimal_sum(cost_usd)) FROM (SELECT ? AS cost_usd)")
