@@ -10,6 +10,7 @@
 #include "request.h"
 #include "statement_cache.h"
 #include "sums.h"
+#include "visit.h"
 
 namespace token_usage {
 
@@ -38,8 +39,9 @@ RowId parse_id(const std::string &text, Affinity affinity) {
   return out;
 }
 
-std::optional<std::string> optional_text(const Statement &row, int column) {
-  return row.is_null(column) ? std::nullopt : std::optional(std::string(row.text(column)));
+std::optional<std::string> optional_text(sqlite3_value *value) {
+  return sqlite3_value_type(value) == SQLITE_NULL ? std::nullopt
+                                                  : std::optional(std::string(value_text(value)));
 }
 
 }  // namespace
@@ -79,9 +81,10 @@ Page detailed_page(const Ledger &ledger, const DetailedFilter &filter, std::int6
     return page;
   }
   Statement row(ledger.db,
-                "SELECT prompt_tokens, completion_tokens, total_tokens, cost_usd, cost_rub,"
-                " execution_time_ms, agent_id, ai_provider, ai_model, platform, content_type,"
-                " task_type, content_id, workflow_id, request_id, endpoint FROM " +
+                std::string("SELECT ") + kVisit +
+                    "(?11, prompt_tokens, completion_tokens, total_tokens, cost_usd, cost_rub,"
+                    " execution_time_ms, agent_id, ai_provider, ai_model, platform, content_type,"
+                    " task_type, content_id, workflow_id, request_id, endpoint) FROM " +
                     ledger.table +
                     (ledger.has_rowid ? " WHERE " + ledger.rowid + " = ?3"
                                       : " WHERE user_id = ?1 AND id = ?3"),
@@ -90,6 +93,7 @@ Page detailed_page(const Ledger &ledger, const DetailedFilter &filter, std::int6
     // The key of such a table may be (user_id, id), and then `id` alone finds other users' rows.
     bind_user(row, ledger, filter.user);
   }
+  page.rows.reserve(end - skipped);
   for (std::size_t i = skipped; i < end; ++i) {
     const Place &place = places[i];
     row.reset();
@@ -102,15 +106,18 @@ Page detailed_page(const Ledger &ledger, const DetailedFilter &filter, std::int6
     } else {
       row.bind(3, std::string_view(place.id.bytes));
     }
-    if (!row.step()) {
+    RowVisitor([&](RowValues value) {
+      page.rows.push_back({place.id, place.created_at, optional_text(value[6]),
+                           optional_text(value[7]), optional_text(value[8]),
+                           read_request([value](int at) { return ValueSource(value[at]); }),
+                           optional_text(value[9]), optional_text(value[10]),
+                           optional_text(value[11]), optional_text(value[12]),
+                           optional_text(value[13]), optional_text(value[14]),
+                           optional_text(value[15])});
+    }).run(row);
+    if (page.rows.size() != i - skipped + 1) {
       throw SqliteError(SQLITE_CORRUPT, "token_usage: an index row has no ledger row");
     }
-    page.rows.push_back({place.id, place.created_at, optional_text(row, 6), optional_text(row, 7),
-                         optional_text(row, 8),
-                         read_request([&row](int column) { return ColumnSource(row, column); }),
-                         optional_text(row, 9), optional_text(row, 10), optional_text(row, 11),
-                         optional_text(row, 12), optional_text(row, 13), optional_text(row, 14),
-                         optional_text(row, 15)});
   }
   return page;
 }

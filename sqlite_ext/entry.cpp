@@ -15,6 +15,7 @@ SQLITE_EXTENSION_INIT1
 #include "settings.h"
 #include "stats.h"
 #include "version.h"
+#include "visit.h"
 
 #if defined(_WIN32)
 #define TOKEN_USAGE_EXPORT extern "C" __declspec(dllexport)
@@ -41,6 +42,7 @@ TOKEN_USAGE_EXPORT int sqlite3_tokenusage_init(sqlite3 *db, char **message,
       token_usage::register_report_json, token_usage::register_detailed_count,
       token_usage::register_stats,       token_usage::register_decimal_sum,
       token_usage::register_recording,   token_usage::register_rollup,
+      token_usage::register_visit,
   };
   for (const Register each : all) {
     const int code = each(db);

@@ -6,7 +6,9 @@
 #include <algorithm>
 
 #include "migration.h"
+#include "request.h"
 #include "statement_cache.h"
+#include "visit.h"
 
 namespace token_usage {
 
@@ -14,6 +16,27 @@ namespace {
 
 Decimal money(std::int64_t millionths, std::int64_t rest) {
   return Decimal::from_units(static_cast<int128>(millionths) * 1'000'000 + rest);
+}
+
+// The measures of a rollup row, whose i-th of kRolledColumns `at` gives.
+template <typename Int64At>
+Measures measures_at(Int64At at) {
+  Measures out;
+  out.requests_count = at(0);
+  out.prompt_tokens = at(1);
+  out.completion_tokens = at(2);
+  out.total_tokens = at(3);
+  out.cost_usd = money(at(4), at(5));
+  out.cost_rub = money(at(6), at(7));
+  out.unpriced_count = at(8);
+  out.execution_ms_sum = Decimal::from_int(at(9));
+  out.execution_ms_count = at(10);
+  return out;
+}
+
+template <typename Source>
+std::optional<std::string> key_of(const Source &source) {
+  return source.type() == SQLITE_TEXT ? std::optional(std::string(source.text())) : std::nullopt;
 }
 
 // Buckets next to each other, of one stretch.
@@ -31,7 +54,6 @@ class Cover {
       : sums_(sums),
         ledger_(ledger),
         user_(user),
-        marks_(marks_of(ledger, user.stored.get())),
         dimension_(dimension),
         agent_(agent),
         grouped_(key_count(dimension) > 0 || agent) {}
@@ -53,6 +75,15 @@ class Cover {
   }
 
  private:
+  // Read when a bucket could be taken: most reports of a user with few buckets take none.
+  bool is_marked(const Mark &mark) {
+    if (!marks_known_) {
+      marks_ = marks_of(ledger_, user_.stored.get());
+      marks_known_ = true;
+    }
+    return std::binary_search(marks_.begin(), marks_.end(), mark);
+  }
+
   static void keep(std::vector<Piece> &left, const Piece &piece, Micros low, Micros high) {
     if (low < high) {
       left.push_back({low, high, piece.stretch});
@@ -94,7 +125,7 @@ class Cover {
           break;
         }
         if (start < from || end > pieces[at].high || bucket + size > user_.until ||
-            std::binary_search(marks_.begin(), marks_.end(), Mark{bucket + size, size})) {
+            is_marked({bucket + size, size})) {
           continue;
         }
         keep(left, pieces[at], from, start);
@@ -120,8 +151,8 @@ class Cover {
       return;
     }
     Statement row(ledger_.db,
-                  std::string("SELECT key1, key2, ") + kRolledColumns + " FROM " +
-                      beside(ledger_, "token_usage_rollup") +
+                  std::string("SELECT ") + kVisit + "(?11, key1, key2, " + kRolledColumns +
+                      ") FROM " + beside(ledger_, "token_usage_rollup") +
                       " WHERE user_id = ?1 AND size = ?2 AND dimension = ?3 AND bucket >= ?4"
                       " AND bucket < ?5" +
                       (agent_ ? " AND key1 = ?6" : ""),
@@ -135,18 +166,21 @@ class Cover {
     for (const Taken &run : taken) {
       row.reset();
       row.bind(4, run.low).bind(5, run.high);
-      while (row.step()) {
+      RowVisitor([&](RowValues values) {
         for (std::size_t i = 0; i < keys.size(); ++i) {
-          keys[i] = rolled_key(row, static_cast<int>(i));
+          keys[i] = key_of(ValueSource(values[i]));
         }
-        sums_.at(run.stretch, keys).merge(rolled_measures(row, 2));
-      }
+        sums_.at(run.stretch, keys).merge(measures_at([values](int i) {
+          return sqlite3_value_int64(values[2 + i]);
+        }));
+      }).run(row);
     }
   }
 
   SumSet &sums_;
   const Ledger &ledger_;
   const RolledUser &user_;
+  bool marks_known_ = false;
   std::vector<Mark> marks_;
   Dimension dimension_;
   const std::optional<std::string> &agent_;
@@ -254,19 +288,25 @@ bool rollups_usable(const Ledger &ledger) {
 }
 
 std::optional<RolledUser> rolled_user(const Ledger &ledger, sqlite3_value *user) {
+  std::string sizes = "0";
+  for (std::size_t i = 0; i < kSizes.size(); ++i) {
+    sizes += " + " + std::to_string(1 << i) + " * EXISTS (SELECT 1 FROM " +
+             beside(ledger, "token_usage_rollup") +
+             " WHERE user_id = +t.user_id AND size = " + std::to_string(kSizes[i]) + ')';
+  }
   Statement row(ledger.db,
                 "SELECT user_id, (SELECT rolled_until FROM " +
                     beside(ledger, "token_usage_rollup_user") +
                     " WHERE user_id = +t.user_id), (SELECT count(*) FROM (SELECT 1 FROM " +
                     beside(ledger, "token_usage_rollup_odd") +
                     " WHERE user_id = +t.user_id LIMIT " + std::to_string(kMostOddRows + 1) +
-                    ")) FROM " + ledger.table + " AS t WHERE user_id = ?1 LIMIT 1",
+                    ")), " + sizes + " FROM " + ledger.table + " AS t WHERE user_id = ?1 LIMIT 1",
                 Keep::yes);
   bind_user(row, ledger, user);
   if (!row.step()) {
     return std::nullopt;
   }
-  return RolledUser{row.copy(0), row.int64(1), row.int64(2)};
+  return RolledUser{row.copy(0), row.int64(1), row.int64(2), row.int64(3)};
 }
 
 std::vector<Mark> marks_of(const Ledger &ledger, const sqlite3_value *stored) {
@@ -283,35 +323,24 @@ std::vector<Mark> marks_of(const Ledger &ledger, const sqlite3_value *stored) {
 }
 
 Measures rolled_measures(const Statement &row, int column) {
-  Measures out;
-  out.requests_count = row.int64(column);
-  out.prompt_tokens = row.int64(column + 1);
-  out.completion_tokens = row.int64(column + 2);
-  out.total_tokens = row.int64(column + 3);
-  out.cost_usd = money(row.int64(column + 4), row.int64(column + 5));
-  out.cost_rub = money(row.int64(column + 6), row.int64(column + 7));
-  out.unpriced_count = row.int64(column + 8);
-  out.execution_ms_sum = Decimal::from_int(row.int64(column + 9));
-  out.execution_ms_count = row.int64(column + 10);
-  return out;
+  return measures_at([&row, column](int i) { return row.int64(column + i); });
 }
 
 std::optional<std::string> rolled_key(const Statement &row, int column) {
-  if (row.type(column) != SQLITE_TEXT) {
-    return std::nullopt;
-  }
-  return std::string(row.text(column));
+  return key_of(ColumnSource(row, column));
 }
 
 void take_rolled_buckets(SumSet &sums, const Ledger &ledger, const RolledUser &user,
                          const std::optional<std::string> &agent, Dimension dimension,
                          std::vector<Piece> &pieces) {
-  if (pieces.empty() || user.until == 0 || (agent && dimension == Dimension::model)) {
+  if (pieces.empty() || user.sizes == 0 || (agent && dimension == Dimension::model)) {
     return;
   }
   Cover cover(sums, ledger, user, dimension, agent);
-  for (auto size = kSizes.rbegin(); size != kSizes.rend(); ++size) {
-    cover.run(*size, pieces);
+  for (std::size_t size = kSizes.size(); size-- > 0;) {
+    if (user.has_buckets(size)) {
+      cover.run(kSizes[size], pieces);
+    }
   }
 }
 

@@ -54,13 +54,15 @@ bool can_roll(const Ledger &ledger);
 // `"schema"."name"`.
 std::string beside(const Ledger &ledger, const char *name);
 
-// The user as the ledger stores it, the hour at which its last bucket ends (0 where it has none),
-// and how many odd rows it has, as far as kMostOddRows and one more. Nothing where the ledger has
-// no row of the user.
+// The user as the ledger stores it, the hour at or before which its buckets end, how many odd rows
+// it has, as far as kMostOddRows and one more, and of which sizes it has buckets. Nothing where the
+// ledger has no row of the user.
 struct RolledUser {
   OwnedValue stored;
   Hour until;
   std::int64_t odd_rows;
+  std::int64_t sizes;  // a bit for each of kSizes
+  [[nodiscard]] bool has_buckets(std::size_t size) const { return ((sizes >> size) & 1) != 0; }
 };
 std::optional<RolledUser> rolled_user(const Ledger &ledger, sqlite3_value *user);
 

@@ -195,20 +195,40 @@ std::int64_t compact_user(const Ledger &ledger, Builder &builder, sqlite3_value 
   return folded + advance(ledger, builder, user, known);
 }
 
+// The user behind `last`, or the first.
+OwnedValue next_user(const Ledger &ledger, const sqlite3_value *last) {
+  Statement row(ledger.db,
+                "SELECT user_id FROM " + ledger.table +
+                    (last == nullptr ? " WHERE user_id IS NOT NULL" : " WHERE user_id > ?1") +
+                    " ORDER BY user_id LIMIT 1",
+                Keep::yes);
+  if (last != nullptr) {
+    row.bind(1, last);
+  }
+  return row.step() ? row.copy(0) : nullptr;
+}
+
+// Calls `body` with a builder, in one transaction; not at all where the ledger cannot be rolled.
+template <typename Body>
+void build(sqlite3 *db, sqlite3_value *schema_value, Body body) {
+  const std::string schema = schema_argument(schema_value);
+  check_schema(db, schema);
+  atomically(db, [&] {
+    const Ledger ledger = find_ledger(db, schema);
+    ensure_rollups(ledger);
+    if (can_roll(ledger)) {
+      Builder builder(ledger);
+      body(ledger, builder);
+    }
+  });
+}
+
 void rebuild(sqlite3_context *context, int count, sqlite3_value **values) {
   guard(context, [&] {
     sqlite3 *const db = sqlite3_context_db_handle(context);
     sqlite3_value *const one = count > 0 ? values[0] : nullptr;
-    const std::string schema = schema_argument(count > 1 ? values[1] : nullptr);
     std::int64_t written = 0;
-    check_schema(db, schema);
-    atomically(db, [&] {
-      const Ledger ledger = find_ledger(db, schema);
-      ensure_rollups(ledger);
-      if (!can_roll(ledger)) {
-        return;
-      }
-      Builder builder(ledger);
+    build(db, count > 1 ? values[1] : nullptr, [&](const Ledger &ledger, Builder &builder) {
       if (one != nullptr && sqlite3_value_type(one) != SQLITE_NULL) {
         const std::optional<RolledUser> rolled = rolled_user(ledger, one);
         if (!rolled) {
@@ -224,10 +244,10 @@ void rebuild(sqlite3_context *context, int count, sqlite3_value **values) {
           execute(db, "DELETE FROM " + beside(ledger, table));
         }
         list_odd(ledger, nullptr);
-        for (OwnedValue user = next_user(ledger, nullptr); user;
-             user = next_user(ledger, user.get())) {
-          rebuild_user(ledger, builder, user.get());
-        }
+        for_each_user(ledger, [&](sqlite3_value *user) {
+          rebuild_user(ledger, builder, user);
+          return true;
+        });
       }
       written = builder.written();
     });
@@ -242,20 +262,12 @@ void compact(sqlite3_context *context, int count, sqlite3_value **values) {
     const bool all = count == 0 || sqlite3_value_type(values[0]) == SQLITE_NULL;
     const std::int64_t max_rows =
         all ? most : integer_argument("max_rows", values[0], most, 1, most);
-    const std::string schema = schema_argument(count > 1 ? values[1] : nullptr);
     std::int64_t folded = 0;
-    check_schema(db, schema);
-    atomically(db, [&] {
-      const Ledger ledger = find_ledger(db, schema);
-      ensure_rollups(ledger);
-      if (!can_roll(ledger)) {
-        return;
-      }
-      Builder builder(ledger);
-      for (OwnedValue user = next_user(ledger, nullptr); user && folded < max_rows;
-           user = next_user(ledger, user.get())) {
-        folded += compact_user(ledger, builder, user.get());
-      }
+    build(db, count > 1 ? values[1] : nullptr, [&](const Ledger &ledger, Builder &builder) {
+      for_each_user(ledger, [&](sqlite3_value *user) {
+        folded += compact_user(ledger, builder, user);
+        return folded < max_rows;
+      });
     });
     sqlite3_result_int64(context, folded);
   });
@@ -277,7 +289,7 @@ Rolled roll(const Ledger &ledger, sqlite3_value *user, Hour low, Hour high, Unti
   Keys keys;
   const std::vector<Piece> pieces = {{low * kMicrosPerHour, high * kMicrosPerHour, 0}};
   visit_ledger_rows(ledger, user, std::nullopt, pieces, Dimension::model, Rows::plain,
-                    [&](const Statement &row, Micros time, const Piece &) {
+                    [&](RowValues row, Micros time, const Piece &) {
                       const Hour bucket = bucket_of(kSizes[0], hour_of(time));
                       out.until = std::max(out.until, bucket);
                       ++out.ledger_rows;
@@ -316,16 +328,11 @@ Rolled roll(const Ledger &ledger, sqlite3_value *user, Hour low, Hour high, Unti
   return out;
 }
 
-OwnedValue next_user(const Ledger &ledger, const sqlite3_value *last) {
-  Statement row(ledger.db,
-                "SELECT user_id FROM " + ledger.table +
-                    (last == nullptr ? " WHERE user_id IS NOT NULL" : " WHERE user_id > ?1") +
-                    " ORDER BY user_id LIMIT 1",
-                Keep::yes);
-  if (last != nullptr) {
-    row.bind(1, last);
+void for_each_user(const Ledger &ledger, const std::function<bool(sqlite3_value *)> &body) {
+  OwnedValue user = next_user(ledger, nullptr);
+  while (user && body(user.get())) {
+    user = next_user(ledger, user.get());
   }
-  return row.step() ? row.copy(0) : nullptr;
 }
 
 int register_rollup(sqlite3 *db) {

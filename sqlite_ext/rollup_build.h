@@ -2,6 +2,7 @@
 // _verify.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <tuple>
 
@@ -26,8 +27,8 @@ enum class Until { end, latest_row };
 Rolled roll(const Ledger &ledger, sqlite3_value *user, Hour low, Hour high, Until until,
             std::int64_t least);
 
-// The users that the ledger holds, one after the other: the one behind `last`, or the first.
-OwnedValue next_user(const Ledger &ledger, const sqlite3_value *last);
+// Calls `body` for the users that the ledger holds, one after the other, until it returns false.
+void for_each_user(const Ledger &ledger, const std::function<bool(sqlite3_value *)> &body);
 
 // Makes what is missing of the rollup tables and triggers, and empties the tables where it had to:
 // they may have missed writes. A ledger for which can_roll is false gets no triggers. Returns

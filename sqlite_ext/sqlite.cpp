@@ -74,6 +74,11 @@ Statement &Statement::bind_blob(int parameter, std::string_view bytes) {
   return *this;
 }
 
+Statement &Statement::bind_pointer(int parameter, void *pointer, const char *type) {
+  check(sqlite3_bind_pointer(statement_, parameter, pointer, type, nullptr));
+  return *this;
+}
+
 Statement &Statement::bind_null(int parameter) {
   check(sqlite3_bind_null(statement_, parameter));
   return *this;

@@ -58,6 +58,8 @@ class Statement {
   Statement &bind(int parameter, const sqlite3_value *value);
   Statement &bind_null(int parameter);
   Statement &bind_blob(int parameter, std::string_view bytes);
+  // For sqlite3_value_pointer in a function; `type` must live for ever.
+  Statement &bind_pointer(int parameter, void *pointer, const char *type);
 
   // True while there is a row.
   bool step();

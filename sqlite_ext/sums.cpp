@@ -36,7 +36,7 @@ void append_key(std::string &bytes, const std::optional<std::string> &key) {
   bytes.append(*key);
 }
 
-// Where agent_id stands in the SELECT of visit_ledger_rows; ai_provider and ai_model follow.
+// Where agent_id stands in a RowValues; ai_provider and ai_model follow.
 constexpr int kAgentColumn = 7;
 
 // The first milliseconds value of an integer.
@@ -56,6 +56,7 @@ class Ranges {
   // `select` ends in the conditions that do not speak of time.
   Ranges(const Ledger &ledger, const std::string &select, Rows rows)
       : all_text_(rows == Rows::all),
+        one_text_(rows == Rows::sparse),
         // A column of text affinity holds no numbers, and would compare their bounds as text.
         numbers_(ledger.created_at != Affinity::text) {
     if (all_text_) {
@@ -65,6 +66,10 @@ class Ranges {
              " AND created_at >= ?3 AND created_at < ?4"
              " AND (created_at >= ?5 AND created_at < ?6"
              " OR length(created_at) > 21 AND substr(created_at, -6, 1) IN ('+', '-'))";
+    } else if (one_text_) {
+      // Of one date, text with a space stands before text with a `T`, so at both ends some rows of
+      // that day may be read for nothing: less than a second range costs, where days are sparse.
+      sql_ = select + " AND created_at >= ?3 AND created_at < ?4";
     } else {
       sql_ = select +
              " AND created_at >= ?3 AND created_at < ?4 AND substr(created_at, 11, 1) = ' '"
@@ -88,6 +93,9 @@ class Ranges {
       row.bind(4, std::string_view(date_bound(high, 2, "9999-13")));
       row.bind(5, std::string_view(hour_text(low, ' ', "")));
       row.bind(6, std::string_view(hour_text(high - 1, 'T', "~")));
+    } else if (one_text_) {
+      row.bind(3, std::string_view(hour_text(low, ' ', "")));
+      row.bind(4, std::string_view(hour_text(high - 1, 'T', "~")));
     } else {
       std::string from = hour_text(low, ' ', "");
       std::string to = hour_text(high - 1, ' ', "~");
@@ -97,9 +105,10 @@ class Ranges {
       row.bind(5, std::string_view(from)).bind(6, std::string_view(to));
     }
     if (numbers_) {
-      const std::int64_t past = floor_divide(high - 1, kMicrosPerSecond) + 1;
+      // REALs of 10^11 and more are seconds too, and odd; the range of seconds may reach there.
+      const std::int64_t seconds = floor_divide(high - 1, kMicrosPerSecond) + 1;
+      const std::int64_t past = all_text_ ? seconds : std::min(seconds, kFirstMillis);
       row.bind(7, floor_divide(low, kMicrosPerSecond)).bind(8, past);
-      // REALs of 10^11 and more are seconds too; the range of seconds may reach there.
       row.bind(9, std::max({kFirstMillis, floor_divide(low, 1'000), past}));
       row.bind(10, floor_divide(high - 1, 1'000) + 1);
     }
@@ -107,75 +116,119 @@ class Ranges {
 
  private:
   bool all_text_;
+  bool one_text_;
   bool numbers_;
   std::string sql_;
 };
 
-// What is read of a ledger row, as ledger_request and ledger_keys expect it.
-std::string row_columns(bool agent, Dimension dimension) {
-  std::string out = "t.created_at, ";
-  out += dimension == Dimension::count ? "0, 0, 0, NULL, NULL, NULL"
-                                       : "t.prompt_tokens, t.completion_tokens, t.total_tokens,"
-                                         " t.cost_usd, t.cost_rub, t.execution_time_ms";
-  out += agent || key_count(dimension) > 0 ? ", t.agent_id" : ", NULL";
-  return out + (dimension == Dimension::model ? ", t.ai_provider, t.ai_model" : "");
+// Hands over what is read of a ledger row, as ledger_request and ledger_keys expect it.
+std::string visit_call(bool agent, Dimension dimension) {
+  std::string out = std::string(kVisit) + "(?11, t.created_at";
+  if (dimension != Dimension::count) {
+    out +=
+        ", t.prompt_tokens, t.completion_tokens, t.total_tokens, t.cost_usd, t.cost_rub,"
+        " t.execution_time_ms";
+  } else if (agent) {
+    out += ", 0, 0, 0, 0, 0, 0";
+  }
+  out += agent || key_count(dimension) > 0 ? ", t.agent_id" : "";
+  return out + (dimension == Dimension::model ? ", t.ai_provider, t.ai_model)" : ")");
 }
 
-// Calls `visit` where the row is in one of the pieces [first, past). Rows come nearly in the order
-// of time, so the piece is mostly `near`, that of the row before.
-void visit_if_in(const Statement &row, const std::optional<std::string> &agent,
-                 const std::vector<Piece> &pieces, std::size_t first, std::size_t past,
-                 std::size_t &near, const LedgerVisitor &visit) {
-  const std::optional<Micros> time = stored_time(row, 0);
-  if (!time || *time < pieces[first].low || *time >= pieces[past - 1].high) {
+// What visit_ledger_rows was asked for, and where it is.
+struct Visit {
+  const std::optional<std::string> &agent;
+  const std::vector<Piece> &pieces;
+  std::size_t first;
+  std::size_t past;
+  std::size_t near;
+  const LedgerVisitor &visit;
+};
+
+template <typename Source>
+std::optional<Micros> time_of(const Source &source) {
+  switch (source.type()) {
+    case SQLITE_TEXT:
+      return parse_timestamp(source.text());
+    case SQLITE_INTEGER:
+      return timestamp_from_integer(source.int64());
+    case SQLITE_FLOAT:
+      return timestamp_from_real(source.real());
+    default:
+      return std::nullopt;
+  }
+}
+
+// Calls the visitor where the row is in one of the pieces [first, past). Rows come nearly in the
+// order of time, so the piece is mostly `near`, that of the row before.
+void visit_if_in(RowValues row, Visit &given) {
+  const std::vector<Piece> &pieces = given.pieces;
+  const std::optional<Micros> time = time_of(ValueSource(row[0]));
+  if (!time || *time < pieces[given.first].low || *time >= pieces[given.past - 1].high) {
     return;
   }
   // The column's collation may find more than the agent's bytes.
-  if (agent && row.text(kAgentColumn) != *agent) {
+  if (given.agent && value_text(row[kAgentColumn]) != *given.agent) {
     return;
   }
-  if (*time < pieces[near].low || *time >= pieces[near].high) {
+  if (*time < pieces[given.near].low || *time >= pieces[given.near].high) {
     const auto above =
-        std::upper_bound(pieces.begin() + static_cast<std::ptrdiff_t>(first),
-                         pieces.begin() + static_cast<std::ptrdiff_t>(past), *time,
+        std::upper_bound(pieces.begin() + static_cast<std::ptrdiff_t>(given.first),
+                         pieces.begin() + static_cast<std::ptrdiff_t>(given.past), *time,
                          [](Micros value, const Piece &piece) { return value < piece.low; });
-    near = static_cast<std::size_t>(above - pieces.begin()) - 1;
-    if (*time >= pieces[near].high) {
+    given.near = static_cast<std::size_t>(above - pieces.begin()) - 1;
+    if (*time >= pieces[given.near].high) {
       return;
     }
   }
-  visit(row, *time, pieces[near]);
+  given.visit(row, *time, pieces[given.near]);
+}
+
+void run(Statement &statement, Visit visit) {
+  RowVisitor([&visit](RowValues row) { visit_if_in(row, visit); }).run(statement);
 }
 
 void visit_odd_rows(const Ledger &ledger, sqlite3_value *user,
                     const std::optional<std::string> &agent, const std::vector<Piece> &pieces,
                     Dimension dimension, const LedgerVisitor &visit) {
   Statement row(ledger.db,
-                "SELECT " + row_columns(agent.has_value(), dimension) + " FROM " +
+                "SELECT " + visit_call(agent.has_value(), dimension) + " FROM " +
                     beside(ledger, "token_usage_rollup_odd") + " AS o CROSS JOIN " + ledger.table +
                     " AS t WHERE o.user_id = (SELECT user_id FROM " + ledger.table +
                     " WHERE user_id = ?1 LIMIT 1) AND t.id = o.id AND t.user_id = ?1",
                 Keep::yes);
   bind_user(row, ledger, user);
-  std::size_t near = 0;
-  while (row.step()) {
-    visit_if_in(row, agent, pieces, 0, pieces.size(), near, visit);
+  run(row, {agent, pieces, 0, pieces.size(), 0, visit});
+}
+
+// True where the pieces are whole days.
+bool of_whole_days(const std::vector<Piece> &pieces) {
+  return std::all_of(pieces.begin(), pieces.end(), [](const Piece &piece) {
+    return piece.low % kMicrosPerDay == 0 && piece.high % kMicrosPerDay == 0;
+  });
+}
+
+// How many rows of a sparse user the pieces hold, which are whole days: between such bounds the
+// index itself can tell.
+void count_sparse_rows(SumSet &sums, const Ledger &ledger, sqlite3_value *user,
+                       const std::vector<Piece> &pieces) {
+  const Ranges ranges(ledger, "SELECT count(*) FROM " + ledger.table + " WHERE user_id = ?1",
+                      Rows::sparse);
+  Statement row(ledger.db, ranges.sql(), Keep::yes);
+  bind_user(row, ledger, user);
+  for (const Piece &piece : pieces) {
+    ranges.bind(row, piece.low, piece.high);
+    while (row.step()) {
+      sums.at(piece.stretch, {}).requests_count += row.int64(0);
+    }
+    row.reset();
   }
 }
 
 }  // namespace
 
 std::optional<Micros> stored_time(const Statement &row, int column) {
-  switch (row.type(column)) {
-    case SQLITE_TEXT:
-      return parse_timestamp(row.text(column));
-    case SQLITE_INTEGER:
-      return timestamp_from_integer(row.int64(column));
-    case SQLITE_FLOAT:
-      return timestamp_from_real(row.real(column));
-    default:
-      return std::nullopt;
-  }
+  return time_of(ColumnSource(row, column));
 }
 
 void bind_user(Statement &statement, const Ledger &ledger, sqlite3_value *user) {
@@ -191,6 +244,9 @@ void bind_user(Statement &statement, const Ledger &ledger, sqlite3_value *user) 
 }
 
 Measures &SumSet::at(std::size_t stretch, const Keys &keys) {
+  if (keys.empty() && !sums_.empty() && sums_.back().stretch == stretch) {
+    return sums_.back().measures;  // as nearly always: rows come in the order of time
+  }
   bytes_.assign(reinterpret_cast<const char *>(&stretch), sizeof stretch);
   for (const std::optional<std::string> &key : keys) {
     append_key(bytes_, key);
@@ -212,7 +268,7 @@ void visit_ledger_rows(const Ledger &ledger, sqlite3_value *user,
     visit_odd_rows(ledger, user, agent, pieces, dimension, visit);
     return;
   }
-  std::string select = "SELECT " + row_columns(agent.has_value(), dimension) + " FROM " +
+  std::string select = "SELECT " + visit_call(agent.has_value(), dimension) + " FROM " +
                        ledger.table + " AS t WHERE user_id = ?1" +
                        (agent ? " AND agent_id = ?2" : "");
   if (rows == Rows::plain) {
@@ -233,29 +289,27 @@ void visit_ledger_rows(const Ledger &ledger, sqlite3_value *user,
       ++past;
     }
     ranges.bind(row, pieces[first].low, pieces[past - 1].high);
-    std::size_t near = first;
-    while (row.step()) {
-      visit_if_in(row, agent, pieces, first, past, near, visit);
-    }
+    run(row, {agent, pieces, first, past, first, visit});
     row.reset();
     first = past;
   }
 }
 
-Request ledger_request(const Statement &row) {
-  return read_request([&row](int i) { return ColumnSource(row, i + 1); });
+Request ledger_request(RowValues row) {
+  return read_request([row](int i) { return ValueSource(row[i + 1]); });
 }
 
-void ledger_keys(const Statement &row, Dimension dimension, Keys &keys) {
+void ledger_keys(RowValues row, Dimension dimension, Keys &keys) {
   const int count = key_count(dimension);
   const int first = dimension == Dimension::agent ? kAgentColumn : kAgentColumn + 1;
   keys.resize(static_cast<std::size_t>(count));
   for (int i = 0; i < count; ++i) {
     std::optional<std::string> &key = keys[static_cast<std::size_t>(i)];
-    if (row.is_null(first + i)) {
+    sqlite3_value *const value = row[first + i];
+    if (sqlite3_value_type(value) == SQLITE_NULL) {
       key.reset();
     } else {
-      key = row.text(first + i);
+      key = value_text(value);
     }
   }
 }
@@ -274,7 +328,11 @@ std::vector<Sum> collect_sums(const Ledger &ledger, sqlite3_value *user,
   }
   SumSet sums;
   Keys keys;
-  const LedgerVisitor add = [&](const Statement &row, Micros, const Piece &piece) {
+  const LedgerVisitor add = [&](RowValues row, Micros, const Piece &piece) {
+    if (dimension == Dimension::count) {
+      ++sums.at(piece.stretch, keys).requests_count;
+      return;
+    }
     ledger_keys(row, dimension, keys);
     sums.at(piece.stretch, keys).add(ledger_request(row));
   };
@@ -285,14 +343,20 @@ std::vector<Sum> collect_sums(const Ledger &ledger, sqlite3_value *user,
       return {};
     }
     if (rolled->odd_rows <= kMostOddRows) {
-      rest = rolled->odd_rows == 0 ? Rows::only_plain : Rows::plain;
+      // Who has no bucket of a day has few rows a day.
+      const bool dense = rolled->has_buckets(0) || rolled->has_buckets(1);
+      rest = rolled->odd_rows > 0 ? Rows::plain : (dense ? Rows::only_plain : Rows::sparse);
       if (rest == Rows::plain) {
         visit_ledger_rows(ledger, user, agent, pieces, dimension, Rows::odd, add);
       }
       take_rolled_buckets(sums, ledger, *rolled, agent, dimension, pieces);
     }
   }
-  visit_ledger_rows(ledger, user, agent, pieces, dimension, rest, add);
+  if (rest == Rows::sparse && dimension == Dimension::count && !agent && of_whole_days(pieces)) {
+    count_sparse_rows(sums, ledger, user, pieces);
+  } else {
+    visit_ledger_rows(ledger, user, agent, pieces, dimension, rest, add);
+  }
   return sums.take();
 }
 

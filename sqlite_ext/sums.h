@@ -14,6 +14,7 @@
 #include "../core/measures.h"
 #include "../core/timestamp.h"
 #include "ledger.h"
+#include "visit.h"
 
 namespace token_usage {
 
@@ -65,18 +66,19 @@ std::vector<Sum> collect_sums(const Ledger &ledger, sqlite3_value *user,
                               const std::vector<Micros> &bounds, Dimension dimension);
 
 // Which rows of the ledger are meant: all; those that are not odd, which are read in narrow ranges
-// of the index; the same where the user has no odd ones; or the odd ones, which the rollups list by
-// their ids (rollup.h).
-enum class Rows { all, plain, only_plain, odd };
+// of the index; the same where the user has no odd ones; those of a user who has none and so few
+// rows a day that ranges may be wider; or the odd ones, which the rollups list by their ids
+// (rollup.h).
+enum class Rows { all, plain, only_plain, sparse, odd };
 
 // Calls `visit` for each row of the user with a readable created_at in one of the pieces, which
 // ascend. The row is read by ledger_request and ledger_keys, if it is for more than a count.
-using LedgerVisitor = std::function<void(const Statement &row, Micros time, const Piece &piece)>;
+using LedgerVisitor = std::function<void(RowValues row, Micros time, const Piece &piece)>;
 void visit_ledger_rows(const Ledger &ledger, sqlite3_value *user,
                        const std::optional<std::string> &agent, const std::vector<Piece> &pieces,
                        Dimension dimension, Rows rows, const LedgerVisitor &visit);
-Request ledger_request(const Statement &row);
-void ledger_keys(const Statement &row, Dimension dimension, Keys &keys);
+Request ledger_request(RowValues row);
+void ledger_keys(RowValues row, Dimension dimension, Keys &keys);
 
 // What a ledger row holds for created_at, whatever its stored form; nothing where it is unreadable.
 std::optional<Micros> stored_time(const Statement &row, int column);

@@ -197,9 +197,10 @@ std::vector<Difference> verify(const Ledger &ledger, sqlite3_value *user) {
     verifier.check_user(rolled ? rolled->stored.get() : user);
     return verifier.take();
   }
-  for (OwnedValue each = next_user(ledger, nullptr); each; each = next_user(ledger, each.get())) {
-    verifier.check_user(each.get());
-  }
+  for_each_user(ledger, [&](sqlite3_value *each) {
+    verifier.check_user(each);
+    return true;
+  });
   verifier.check_absent_users();
   return verifier.take();
 }

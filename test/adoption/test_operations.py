@@ -442,7 +442,8 @@ def test_public_functions_of_sqlite(sqlite):
     database = sqlite.database()
     try:
         functions = {r[0] for r in database.query(
-            "SELECT DISTINCT name FROM pragma_function_list WHERE name LIKE '%token%usage%'").rows}
+            "SELECT DISTINCT name FROM pragma_function_list WHERE name LIKE '%token%usage%'").rows
+            if not r[0].startswith("_token_usage_")}
         modules = {r[0] for r in database.query(
             "SELECT name FROM pragma_module_list WHERE name LIKE '%token%usage%'").rows}
         assert modules == TABLE_VALUED

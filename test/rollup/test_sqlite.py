@@ -112,6 +112,51 @@ def test_sparse_users_have_no_rollups(db):
     assert rolled(db) == 0
 
 
+@pytest.mark.parametrize("per_day", [2, 300])
+def test_users_without_odd_rows(tmp_path, per_day):
+    """Rows that SQL can add up are found by narrow ranges of the index, and those of users with few rows a day by wide
+    ones, or counted by it: in every stored form, at every edge."""
+    seed = SEED + per_day
+    print(f"seed {seed}")
+    stream = Stream(tmp_path / "ledger.db", LIBRARY, seed, "main", False, 0)
+    r = stream.random
+    forms = [lambda s: time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(s)),
+             lambda s: time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(s)),
+             lambda s: time.strftime("%Y-%m-%dT%H:%M:%S.25+00:00", time.gmtime(s)),
+             lambda s: s, lambda s: s * 1000 + 999, lambda s: s + 0.5]
+    start = 1735689600
+    try:
+        for user, chosen in ((1, forms), (2, forms[:1]), (3, forms[1:2])):
+            days = 400 // per_day + 20
+            seconds = [start + r.randrange(days) * 86400 + r.choice([0, 86399, r.randrange(86400)])
+                       for _ in range(days * per_day)] + [110_000_000, 100_000_000, 99_999_999, 200_000_000]
+            made = [stream.row(user_id=user, prompt_tokens=1, completion_tokens=1, total_tokens=2, cost_usd=0.25,
+                               cost_rub=None, created_at=r.choice(chosen)(second)) for second in sorted(seconds)]
+            for i in range(0, len(made), 500):
+                stream.insert(stream.plain, made[i:i + 500])
+        assert stream.reader.execute("SELECT count(*) FROM token_usage_rollup_odd").fetchone() == (0,)
+        for rebuild in (False, True):
+            if rebuild:
+                stream.reader.execute("SELECT token_usage_rebuild()")
+            for user in (1, 2, 3):
+                ledger = Ledger(stream.reader, user)
+                for _ in range(40):
+                    stream.check_reports(ledger, user, r.choice(["UTC", "Asia/Kolkata", "America/New_York"]))
+                for _ in range(20):
+                    # Whole days, and not quite.
+                    low, high = sorted(start + r.randrange(days + 1) * 86400 for _ in range(2))
+                    low -= r.randrange(2)
+                    end = time.strftime("%Y-%m-%d %H:%M:%S.999999", time.gmtime(high - 1 - (later := r.randrange(2))))
+                    assert stream.reader.execute(
+                        "SELECT token_usage_detailed_count(?, NULL, ?, ?)", (user, low, end)).fetchone() == (
+                            ledger.count(None, low * 10**6, (high - later) * 10**6 - 1),)
+            assert verified(stream.reader) == []
+        days_rolled = stream.reader.execute("SELECT count(*) FROM token_usage_rollup WHERE size <= 24").fetchone()[0]
+        assert (days_rolled > 0) == (per_day > 64)
+    finally:
+        stream.close()
+
+
 def test_arguments(db):
     for call, message in [
             ("token_usage_compact(0)", "token_usage: max_rows must be a whole number from 1 to 9223372036854775807,"
