@@ -7,6 +7,9 @@
 // executor's and the plan cache's own).
 #pragma once
 
+#include <cstring>
+#include <type_traits>
+
 #include "server.h"
 
 namespace token_usage {
@@ -19,10 +22,11 @@ struct KeptKey {
   char shape[28];  // which of the queries of `function`
 };
 
-// A key of `fcinfo`'s function and the current role. `Shape` is a plain struct without padding.
+// A key of `fcinfo`'s function and the current role. `Shape` has no byte that is not its value.
 template <typename Shape>
 KeptKey kept_key(FunctionCallInfo fcinfo, Oid ledger, const Shape &shape) {
   static_assert(sizeof(Shape) <= sizeof(KeptKey::shape));
+  static_assert(std::has_unique_object_representations_v<Shape>);
   KeptKey key;
   std::memset(&key, 0, sizeof key);
   key.function = fcinfo->flinfo->fn_oid;

@@ -13,7 +13,7 @@ namespace {
 constexpr char kLedger[] = "token_usage";
 constexpr char kSettings[] = "token_usage_settings";
 
-struct Shape {};
+constexpr char kOneShape = 0;  // there is one query
 
 SPIPlanPtr prepare_setting(const KeptKey &key) {
   char *const schema = get_namespace_name(get_rel_namespace(key.ledger));
@@ -70,7 +70,7 @@ PGDLLEXPORT Datum token_usage_read_setting(PG_FUNCTION_ARGS) {
       elog(ERROR, "token_usage: SPI_connect failed");
     }
     Datum const name = PG_GETARG_DATUM(1);
-    run_kept(kept_key(fcinfo, ledger, Shape{}), prepare_setting, &name, " ", false);
+    run_kept(kept_key(fcinfo, ledger, kOneShape), prepare_setting, &name, " ", false);
     if (SPI_processed > 0) {
       const char *const found = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
       value = found == nullptr ? nullptr : MemoryContextStrdup(outer, found);
