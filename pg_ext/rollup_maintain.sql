@@ -98,8 +98,9 @@ BEGIN
                       FROM {ledger} t WHERE t.user_id = usr AND t.created_at >= {sealed} AND t.created_at < {to_at}
                        AND t.created_at > '-infinity' GROUP BY 1
                     UNION ALL
-                    SELECT timezone('UTC', date_trunc('month', timezone('UTC', d.created_at))), sum(d.sign)
-                      FROM {s}.token_usage_delta d WHERE d.user_id = usr AND d.created_at < sealed AND isfinite(d.created_at) GROUP BY 1) x
+                    -- Past the old seal the ledger's row counts and a delta does not; but its month must be folded, lest it stay.
+                    SELECT timezone('UTC', date_trunc('month', timezone('UTC', d.created_at))), sum(CASE WHEN d.created_at < sealed THEN d.sign ELSE 0 END)
+                      FROM {s}.token_usage_delta d WHERE d.user_id = usr AND d.created_at < to_at AND isfinite(d.created_at) GROUP BY 1) x
              GROUP BY 1) y;
     FOR i IN 1 .. coalesce(cardinality(months), 0) LOOP
       month_at := months[i];

@@ -249,6 +249,23 @@ def test_nobody_waits_at_commit(place):
     settle(watcher)
 
 
+def test_a_row_that_goes_before_it_is_sealed(place):
+    """A row left no delta when it came, the guard passed it, and its deletion left one. Sealing that stretch of time, which has no
+    other row of the month, must not keep the delta: nothing that is rolled holds the row."""
+    session = place()
+    settle(session)
+    session("ALTER TABLE token_usage_delta DISABLE TRIGGER token_usage_rollup_at_commit")  # by chance one of these would maintain
+    insert(session, 1, "now()")
+    for _ in range(5):
+        session("SELECT token_usage_rollup_guard_up()")
+        session("SELECT txid_current()")
+    insert(session, 1, "now() - interval '9 days'", user=2)  # so that the other user is swept
+    session("DELETE FROM token_usage WHERE user_id = 1 AND created_at = (SELECT max(created_at) FROM token_usage)")
+    assert session("SELECT user_id, sign FROM token_usage_delta WHERE sign <> 0") == [(2, 1), (1, -1)]
+    settle(session)
+    assert session("SELECT * FROM token_usage_delta WHERE sign <> 0") == []
+
+
 def test_errors_name_what_is_wrong(place):
     """Of maintenance nothing reaches the application: a sum past bigint leaves the user as he was and the write goes through."""
     s = place()
