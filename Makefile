@@ -29,6 +29,7 @@ OBJS = \
 	pg_ext/record.o \
 	pg_ext/rollup_bulk.o \
 	pg_ext/rollup_bulk_read.o \
+	pg_ext/rollup_fold.o \
 	pg_ext/rollup_pieces.o \
 	pg_ext/stats.o \
 	pg_ext/sums.o \

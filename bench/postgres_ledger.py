@@ -7,6 +7,7 @@ import contextlib
 import os
 import pathlib
 import re
+import signal
 import statistics
 import subprocess
 import sys
@@ -292,28 +293,75 @@ class Ledgers:
         time.sleep(1)  # counts reach the view with a delay
         return self.plain("postgres", f"SELECT deadlocks FROM pg_stat_database WHERE datname = '{name}'")[0][0]
 
-    def pgbench(self, database, kind, *options):
-        """Runs a script; rows a second."""
-        script, clients, rows = SCRIPTS[kind]
-        with tempfile.NamedTemporaryFile("w", suffix=".sql", prefix="token_usage_bench_") as file:
+    def start(self, database, kind, out, *options):
+        """pgbench on a script, its output to `out`."""
+        script, clients, _ = SCRIPTS[kind]
+        with tempfile.NamedTemporaryFile("w", suffix=".sql", prefix="token_usage_bench_", delete=False) as file:
             file.write(script)
-            file.flush()
-            tries = ["--max-tries=1000"] if postgres.server_version() >= 15 else []
-            done = subprocess.run([str(self.server.bin / "pgbench"), "-n", "-M", "prepared", "-U", OWNER, "-c", str(clients), "-j", "2",
-                                   *tries, *options, "-f", file.name, database], env=self.server.environment(),
-                                  stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        if done.returncode != 0 and "tps" not in done.stdout:
-            raise RuntimeError(done.stdout)
-        return float(re.findall(r"tps = ([0-9.]+)", done.stdout)[-1]) * rows
+        tries = ["--max-tries=1000"] if postgres.server_version() >= 15 else []
+        process = subprocess.Popen([str(self.server.bin / "pgbench"), "-n", "-M", "prepared", "-U", OWNER, "-c", str(clients), "-j", "2",
+                                    *tries, *options, "-f", file.name, database], env=self.server.environment(),
+                                   stdout=out, stderr=subprocess.STDOUT)
+        process.script = file.name
+        return process
 
-    def alternate(self, sides, rounds, seconds):
-        """pgbench on each (database, script) in turn, the order turned round each time; the rates of each side."""
+    def pgbench(self, database, kind, *options):
+        """Runs a script to its end."""
+        with tempfile.TemporaryFile("w+") as out:
+            process = self.start(database, kind, out, *options)
+            code = process.wait()
+            os.unlink(process.script)
+            out.seek(0)
+            if code != 0:
+                raise RuntimeError(out.read())
+
+    def alternate(self, sides, rounds, seconds, warm):
+        """pgbench on each (database, script) in turn, the order turned round each time; the rates of each side, rows a second.
+
+        The sessions of a side stay connected, as those of an application's pool do, and its pgbench is stopped while it is not its turn:
+        a new session pays for its first touch of each page of the shared memory, for tens of seconds, and more than for what it does. So
+        before the first turn each side works for `warm` seconds. Rows are counted by the ledger's sequence.
+        """
         rates = [[] for _ in sides]
         root = self.root()
-        for number in range(rounds):
-            order = list(enumerate(sides))
-            for at, (database, kind) in order if number % 2 == 0 else order[::-1]:
-                root.query("CHECKPOINT")
-                rates[at].append(self.pgbench(database, kind, "-T", str(seconds)))
-        root.close()
+        root.query("CHECKPOINT")
+        counters = [self.open(database) for database, _ in sides]
+        with contextlib.ExitStack() as stack:
+            runs = []
+            for database, kind in sides:
+                out = stack.enter_context(tempfile.TemporaryFile("w+"))
+                runs.append(self.start(database, kind, out, "-T", "86400"))
+                runs[-1].out = out
+                stack.callback(self.finish, runs[-1], database)
+                self.turn(runs[-1], counters[len(runs) - 1], warm)
+            for number in range(rounds):
+                order = range(len(sides))
+                for at in order if number % 2 == 0 else reversed(order):
+                    rates[at].append(self.turn(runs[at], counters[at], seconds))
+        for session in (root, *counters):
+            session.close()
         return rates
+
+    @staticmethod
+    def turn(process, counter, seconds):
+        """Lets a stopped pgbench work for a while; rows a second."""
+        def rows():
+            return counter.query("SELECT last_value FROM token_usage_id_seq")[0][0]
+        process.send_signal(signal.SIGCONT)
+        time.sleep(0.2)
+        before, start = rows(), time.perf_counter()
+        time.sleep(seconds)
+        after, end = rows(), time.perf_counter()
+        if process.poll() is not None:
+            process.out.seek(0)
+            raise RuntimeError("pgbench has ended: " + process.out.read())
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(0.3)  # what its sessions have begun, they end
+        return (after - before) / (end - start)
+
+    def finish(self, process, database):
+        process.kill()
+        process.wait()
+        os.unlink(process.script)
+        while self.plain("postgres", f"SELECT 1 FROM pg_stat_activity WHERE datname = '{database}' AND application_name = 'pgbench'"):
+            time.sleep(0.1)

@@ -896,6 +896,14 @@ fine AS (
 )$sql$::text
 $rollup$;
 
+-- How computed rollup rows are added to those stored: the end of an INSERT INTO {s}.token_usage_rollup AS r.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_rollup_merge() RETURNS text LANGUAGE sql IMMUTABLE AS $rollup$
+  SELECT $sql$    ON CONFLICT (user_id, kind, bucket, key1, key2, nulls) DO UPDATE
+     SET requests = r.requests + excluded.requests, prompt = r.prompt + excluded.prompt, completion = r.completion + excluded.completion,
+         total = r.total + excluded.total, usd = r.usd + excluded.usd, rub = r.rub + excluded.rub, unpriced = r.unpriced + excluded.unpriced,
+         ms_sum = r.ms_sum + excluded.ms_sum, ms_count = r.ms_count + excluded.ms_count$sql$::text
+$rollup$;
+
 -- Whether the caller may read a ledger through its rollups: the derived tables are there, no row security is
 -- active for the caller, and the caller may SELECT them all. If not, reports read the ledger itself.
 CREATE OR REPLACE FUNCTION @extschema@._token_usage_rollup_readable(ledger oid)
@@ -987,7 +995,7 @@ END
 $rollup$;
 
 -- Fills a template about one ledger in: {s} its schema, {ledger} its name, {l} the name as a literal, {user_type},
--- {epoch} the epoch in force or NULL, {row} and {new} and {old} the measures of row t, NEW, OLD, {bulk_row}, {at} and its
+-- {epoch} the epoch in force or NULL, {rollup_columns} and {merge} for INSERT, {row} and {new} and {old} the measures of row t, NEW, OLD, {bulk_row}, {at} and its
 -- like the instants, {x.lo} an instant compared with the ledger's own created_at, {flags}, {ctes}.
 CREATE OR REPLACE FUNCTION @extschema@._token_usage_rollup_text(ledger oid, template text)
 RETURNS text LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $rollup$
@@ -1016,6 +1024,8 @@ BEGIN
       'sum(CASE WHEN ms IS NULL THEN 0 ELSE sign END)', 'count(ms)'));
   END IF;
   filled := replace(filled, '{flags}', @extschema@._token_usage_rollup_flags());
+  filled := replace(filled, '{merge}', @extschema@._token_usage_rollup_merge());
+  filled := replace(filled, '{rollup_columns}', 'user_id, kind, bucket, key1, key2, nulls, requests, prompt, completion, total, usd, rub, unpriced, ms_sum, ms_count');
   filled := replace(filled, '{epoch}', '(SELECT e.epoch FROM {s}.token_usage_rollup_epoch e WHERE e.ledger = {l}::regclass'
     ' AND e.filenode = coalesce(pg_relation_filenode({l}::regclass), 0) AND e.stamp = e.xmin::text'
     ' AND NOT EXISTS (SELECT FROM {s}.token_usage_rollup_epoch o WHERE o.ctid <> e.ctid))');
@@ -1032,7 +1042,7 @@ BEGIN
       filled := replace(filled, '{' || word || '}', @extschema@._token_usage_rollup_expression(ledger, 'created_at', alias));
     END IF;
   END LOOP;
-  FOREACH word IN ARRAY ARRAY['p.lo', 'p.hi', '$3[1]', '$3[array_upper($3, 1)]', 'from_at', 'to_at', 'month_at', 'month_end', 'sealed', 'r.sealed_until', '$1'] LOOP
+  FOREACH word IN ARRAY ARRAY['p.lo', 'p.hi', '$3[1]', '$3[array_upper($3, 1)]', 'from_at', 'to_at', 'month_at', 'month_end', 'sealed', 'r.sealed_until', 's.confirmed', '$1', '$2', '$3'] LOOP
     filled := replace(filled, '{' || word || '}', CASE WHEN plain THEN 'timezone(''UTC'', ' || word || ')' ELSE word END);
   END LOOP;
   filled := replace(filled, '{guard}', 'to_timestamp(pg_sequence_last_value(''{s}.token_usage_rollup_guard''::regclass)::float8 * 0.000001)');
@@ -1149,7 +1159,7 @@ BEGIN
     EXECUTE format('DROP TABLE %1$s.token_usage_rollup_user, %1$s.token_usage_rollup_month, %1$s.token_usage_rollup,'
                    ' %1$s.token_usage_delta', space);
     FOR code IN SELECT f.oid::regprocedure AS signature FROM pg_proc f WHERE f.pronamespace = space_oid
-        AND f.proname IN ('token_usage_rollup_visit', 'token_usage_rollup_fold', 'token_usage_rollup_again') LOOP
+        AND f.proname IN ('token_usage_rollup_visit', 'token_usage_rollup_meet', 'token_usage_rollup_fold', 'token_usage_rollup_again') LOOP
       EXECUTE format('DROP FUNCTION %s', code.signature);
     END LOOP;
   END IF;
@@ -1334,29 +1344,31 @@ BEGIN
        AND b.relation IN (SELECT {l}::regclass UNION ALL SELECT relid FROM pg_partition_tree({l}::regclass)));
 END
 $code$;
-$sql$), ('{s}.token_usage_rollup_guard_up()', $sql$
-CREATE OR REPLACE FUNCTION {s}.token_usage_rollup_guard_up() RETURNS void
+$sql$), ('{s}.token_usage_rollup_confirm()', $sql$
+CREATE OR REPLACE FUNCTION {s}.token_usage_rollup_confirm() RETURNS boolean
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan AS $code$
--- Raises the guard, or confirms the one raised before when every transaction that may have missed it has ended.
--- Holds the row lock of the state; a second caller passes by.
+-- Confirms the guard that was raised before, when every transaction that may have missed it has ended, and raises it again, which is
+-- confirmed at once where nobody else writes; whether it was confirmed. Holds the row lock of the state; a second caller passes by.
 DECLARE
+  moved boolean := false;
   st record;
   top bigint;
   mine bigint;
 BEGIN
   SELECT * INTO st FROM {s}.token_usage_rollup_state WHERE epoch = {epoch} FOR UPDATE SKIP LOCKED;
   IF NOT FOUND THEN
-    RETURN;
+    RETURN false;
   END IF;
   IF st.horizon IS NOT NULL THEN
     IF {s}.token_usage_rollup_passed(st.horizon) THEN
       st.confirmed := st.pending;
       UPDATE {s}.token_usage_rollup_state SET confirmed = pending, horizon = NULL WHERE epoch = st.epoch;
+      moved := true;
     ELSE
-      RETURN;
+      RETURN false;
     END IF;
   END IF;
-  IF st.confirmed IS NULL OR st.confirmed < now() - interval '1 second' THEN
+  IF st.confirmed IS NULL OR st.confirmed < now() - interval '0.2 seconds' THEN
     -- The sequence first, then the transaction id: a transaction that read the old guard has an older id.
     PERFORM {raise_guard now()};
     BEGIN
@@ -1367,8 +1379,20 @@ BEGIN
     SELECT t.xmin::text::bigint INTO mine FROM {s}.token_usage_rollup_state t WHERE t.epoch = st.epoch;
     top := pg_snapshot_xmax(pg_current_snapshot())::text::bigint;
     mine := top + ((mine - top) % 4294967296 + 4294967296 + 2147483648) % 4294967296 - 2147483648;
-    UPDATE {s}.token_usage_rollup_state SET horizon = mine WHERE epoch = st.epoch;
+    BEGIN
+      UPDATE {s}.token_usage_rollup_state SET horizon = mine WHERE epoch = st.epoch;
+      RAISE division_by_zero;
+    EXCEPTION WHEN division_by_zero THEN
+      NULL;  -- has ended an id later than `mine`, so that snapshots reach past it
+    END;
+    IF {s}.token_usage_rollup_passed(mine) THEN
+      UPDATE {s}.token_usage_rollup_state SET confirmed = pending WHERE epoch = st.epoch;
+      moved := true;
+    ELSE
+      UPDATE {s}.token_usage_rollup_state SET horizon = mine WHERE epoch = st.epoch;
+    END IF;
   END IF;
+  RETURN moved;
 END
 $code$;
 $sql$), ('{s}.token_usage_rollup_begin()', $sql$
@@ -1411,8 +1435,8 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 -- waits for a lock. zeal 0: only when enough waits to pay; 1: deltas however few; 2: everything, at any cost.
 DECLARE
   now_epoch uuid;
-  idle boolean;
-  u record;
+  known boolean;
+  guard_due boolean;
   sealed timestamptz;
   until timestamptz;
   till timestamptz;
@@ -1420,7 +1444,9 @@ DECLARE
   late bigint;
   work bigint := 0;
   months timestamptz[];
+  tail bigint[];
   incoming bigint[];
+  native text;
   month_at timestamptz;
   month_end timestamptz;
   from_at timestamptz;
@@ -1430,38 +1456,132 @@ DECLARE
   c bigint;
   g bigint;
   have bigint;
-  i integer;
+  n bigint;
 BEGIN
   IF usr IS NULL OR current_setting('transaction_isolation') <> 'read committed' OR row_security_active({l}::regclass)
      OR NOT has_table_privilege({l}::regclass, 'SELECT') THEN
     RETURN 0;
   END IF;
-  -- Most visits come when too little waits: they only look, by one statement, since a session plans each statement that it comes to.
-  SELECT e.epoch, zeal = 0 AND r.user_id IS NOT NULL
-         AND (SELECT count(*) < 256 FROM (SELECT FROM {ledger} t WHERE t.user_id = usr AND t.created_at >= {r.sealed_until} LIMIT 256) x)
-         AND (SELECT count(*) < 64 FROM (SELECT FROM {s}.token_usage_delta d WHERE d.user_id = usr LIMIT 64) x)
-    INTO now_epoch, idle
-    FROM (SELECT {epoch} AS epoch) e LEFT JOIN {s}.token_usage_rollup_user r ON r.user_id = usr AND r.epoch = e.epoch;
+  -- What waits: the rows between the seal and the guard, and the deltas, by month. Most of what a visit costs is to come by the pages of the
+  -- ledger, since the rows of a user lie apart, so they are counted once. Past the seal a ledger's row counts and a delta does not; but its
+  -- month must be folded, lest it stay.
+  SELECT e.epoch, r.user_id IS NOT NULL, r.sealed_until, greatest(s.confirmed, r.sealed_until),
+         s.horizon IS NOT NULL OR s.confirmed IS NULL OR s.confirmed < now() - interval '0.2 seconds',
+         coalesce(w.waiting, 0), w.till, coalesce(w.late, 0), w.months, w.tail, w.incoming
+    INTO now_epoch, known, sealed, until, guard_due, waiting, till, late, months, tail, incoming
+    FROM (SELECT {epoch} AS epoch) e
+    LEFT JOIN {s}.token_usage_rollup_user r ON r.user_id = usr AND r.epoch = e.epoch
+    LEFT JOIN {s}.token_usage_rollup_state s ON s.epoch = e.epoch
+    LEFT JOIN LATERAL (
+      SELECT sum(y.waiting) AS waiting, max(y.till) AS till, sum(y.late) AS late,
+             array_agg(y.month_of ORDER BY y.month_of) FILTER (WHERE y.month_of IS NOT NULL) AS months,
+             array_agg(y.waiting ORDER BY y.month_of) FILTER (WHERE y.month_of IS NOT NULL) AS tail,
+             array_agg(y.n ORDER BY y.month_of) FILTER (WHERE y.month_of IS NOT NULL) AS incoming
+        FROM (SELECT x.month_of, sum(x.waiting)::bigint AS waiting, max(x.till) AS till, sum(x.late)::bigint AS late, sum(x.n)::bigint AS n
+                FROM (SELECT timezone('UTC', date_trunc('month', timezone('UTC', w.at))) AS month_of, count(*) AS waiting, max(w.at) AS till, 0 AS late, 0 AS n
+                        FROM (SELECT {at} AS at FROM {ledger} t WHERE t.user_id = usr AND t.created_at >= {r.sealed_until}
+                                 AND t.created_at < {s.confirmed} AND t.created_at > '-infinity' ORDER BY t.created_at LIMIT max_rows + 1) w GROUP BY 1
+                      UNION ALL
+                      SELECT CASE WHEN d.created_at < greatest(s.confirmed, r.sealed_until) AND isfinite(d.created_at)
+                                  THEN timezone('UTC', date_trunc('month', timezone('UTC', d.created_at))) END,
+                             0, NULL, count(*), sum(CASE WHEN d.created_at < r.sealed_until THEN d.sign ELSE 0 END)
+                        FROM {s}.token_usage_delta d WHERE d.user_id = usr AND d.sign <> 0 GROUP BY 1) x
+               GROUP BY 1) y) w ON r.user_id IS NOT NULL;
   IF now_epoch IS NULL THEN
     PERFORM {s}.token_usage_rollup_begin();
     RETURN 0;
-  ELSIF idle THEN
-    RETURN 0;
   END IF;
-  PERFORM {s}.token_usage_rollup_guard_up();
-  SELECT * INTO u FROM {s}.token_usage_rollup_user r WHERE r.user_id = usr FOR UPDATE SKIP LOCKED;
-  IF NOT FOUND THEN
-    SELECT count(*) INTO waiting FROM (SELECT FROM {ledger} t WHERE t.user_id = usr LIMIT 256) x;
-    IF waiting >= 256 AND NOT EXISTS (SELECT FROM {s}.token_usage_rollup_user r WHERE r.user_id = usr)
-       AND pg_try_advisory_xact_lock(hashtextextended('token_usage_rollup_user', {l}::regclass::oid::bigint)) THEN
-      INSERT INTO {s}.token_usage_rollup_user VALUES (usr, now_epoch, '-infinity') ON CONFLICT DO NOTHING;
-      SELECT * INTO u FROM {s}.token_usage_rollup_user r WHERE r.user_id = usr FOR UPDATE SKIP LOCKED;
-    END IF;
-    IF u.user_id IS NULL THEN
+  IF guard_due AND {s}.token_usage_rollup_confirm() AND known AND waiting < 128 THEN
+    RETURN {s}.token_usage_rollup_visit(usr, max_rows, zeal);  -- more may wait below the guard now
+  END IF;
+  IF NOT known THEN
+    work := {s}.token_usage_rollup_meet(usr, now_epoch, max_rows);
+    RETURN coalesce(work, {s}.token_usage_rollup_visit(usr, max_rows, zeal));
+  ELSIF waiting > max_rows THEN
+    until := greatest(till, sealed + interval '1 microsecond');
+  ELSIF zeal < 2 AND waiting < 128 THEN
+    IF late = 0 OR zeal < 1 AND late < 64 THEN
       RETURN 0;
     END IF;
+    until := sealed;
+  ELSIF until = sealed AND late = 0 THEN
+    RETURN 0;
   END IF;
-  IF u.epoch <> now_epoch THEN
+  -- Who sealed meanwhile has done it.
+  PERFORM FROM {s}.token_usage_rollup_user r WHERE r.user_id = usr AND r.epoch = now_epoch AND r.sealed_until = sealed FOR UPDATE SKIP LOCKED;
+  IF NOT FOUND THEN
+    RETURN 0;
+  END IF;
+
+  native := {s}.token_usage_rollup_native('_token_usage_rollup_fold', 'oid, text, timestamp with time zone, timestamp with time zone, timestamp with time zone, smallint');
+  LOOP
+    BEGIN
+      FOR i IN 1 .. coalesce(cardinality(months), 0) LOOP
+        month_at := months[i];
+        month_end := timezone('UTC', timezone('UTC', month_at) + interval '1 month');
+        from_at := least(greatest(sealed, month_at), month_end);
+        to_at := greatest(from_at, least(until, month_end));
+        n := incoming[i] + CASE WHEN until > sealed THEN tail[i] ELSE 0 END;
+        SELECT coalesce((SELECT o.flags FROM {s}.token_usage_rollup_month o WHERE o.user_id = usr AND o.month = month_at), 0),
+               coalesce(sum(r.requests) FILTER (WHERE r.kind = 30), 0), count(*) FILTER (WHERE r.kind <> 30)
+          INTO old_flags, have, g
+          FROM {s}.token_usage_rollup r WHERE r.user_id = usr AND r.kind IN (30::int2, 31::int2, 32::int2) AND r.bucket = month_at;
+        IF old_flags = 0 THEN
+          SELECT count(*) INTO have FROM {ledger} t WHERE t.user_id = usr AND t.created_at >= {month_at} AND t.created_at < {from_at};
+        END IF;
+        c := have + n;
+        IF old_flags & 2 = 0 THEN
+          -- Not by count(DISTINCT), which sorts.
+          SELECT count(*) INTO g
+            FROM (SELECT FROM (SELECT {row} FROM {ledger} t WHERE t.user_id = usr AND t.created_at >= {month_at} AND t.created_at < {to_at} LIMIT 8192) x
+                   GROUP BY GROUPING SETS ((x.agent), (x.provider, x.model))) y;
+        END IF;
+        new_flags := old_flags | {flags};
+        IF old_flags = 0 AND from_at = month_at THEN
+          -- A month begins as the one before it was, lest it be read again at each step up.
+          new_flags := new_flags | coalesce((SELECT o.flags FROM {s}.token_usage_rollup_month o
+            WHERE o.user_id = usr AND o.month = timezone('UTC', timezone('UTC', month_at) - interval '1 month')), 0);
+        END IF;
+        IF new_flags <> old_flags AND (have <= 8192 OR zeal = 2) THEN
+          DELETE FROM {s}.token_usage_rollup r WHERE r.user_id = usr AND r.bucket >= month_at AND r.bucket < month_end;
+          INSERT INTO {s}.token_usage_rollup_month VALUES (usr, month_at, new_flags)
+              ON CONFLICT (user_id, month) DO UPDATE SET flags = excluded.flags;
+          from_at := month_at;
+        ELSE
+          new_flags := old_flags;
+        END IF;
+        IF native IS NULL OR new_flags = 0 THEN
+          PERFORM {s}.token_usage_rollup_fold(usr, month_at, from_at, to_at, new_flags::int2);
+        ELSE
+          EXECUTE 'SELECT ' || native || '($1, $2, $3, $4, $5, $6)' USING {l}::regclass::oid, usr::text, month_at, from_at, to_at, new_flags::int2;
+        END IF;
+        work := work + abs(n);
+      END LOOP;
+      -- From the seal on the ledger speaks for itself.
+      WITH gone AS (
+        DELETE FROM {s}.token_usage_delta d WHERE d.user_id = usr AND (d.created_at >= until OR NOT isfinite(d.created_at))
+      ) UPDATE {s}.token_usage_rollup_user SET sealed_until = until WHERE user_id = usr;
+      RETURN work;
+    EXCEPTION WHEN numeric_value_out_of_range THEN
+      IF native IS NULL THEN
+        RETURN 0;  -- a sum past bigint: the user stays as it was, and the report says so from what it reads
+      END IF;
+      native := NULL;  -- more than it adds up: once more in SQL
+      work := 0;
+    END;
+  END LOOP;
+END
+$code$;
+$sql$), ('{s}.token_usage_rollup_meet({user_type}, uuid, integer)', $sql$
+CREATE OR REPLACE FUNCTION {s}.token_usage_rollup_meet(usr {user_type}, now_epoch uuid, max_rows integer) RETURNS bigint
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan AS $code$
+-- Takes note of a user of whom nothing is rolled in this epoch, if he has rows enough: NULL then, and a visit may seal. Else what was folded, none.
+DECLARE
+  old_epoch uuid;
+  work bigint := 0;
+BEGIN
+  SELECT r.epoch INTO old_epoch FROM {s}.token_usage_rollup_user r WHERE r.user_id = usr FOR UPDATE SKIP LOCKED;
+  IF old_epoch <> now_epoch THEN
     -- Left by an epoch that is over: clear it away, some at a time; readers do not look at it.
     DELETE FROM {s}.token_usage_rollup r WHERE r.user_id = usr
        AND r.ctid = ANY (ARRAY(SELECT o.ctid FROM {s}.token_usage_rollup o WHERE o.user_id = usr LIMIT greatest(max_rows, 1)));
@@ -1470,81 +1590,29 @@ BEGIN
       DELETE FROM {s}.token_usage_rollup_month o WHERE o.user_id = usr;
       UPDATE {s}.token_usage_rollup_user SET epoch = now_epoch, sealed_until = '-infinity' WHERE user_id = usr;
     END IF;
-    RETURN work;
+  ELSIF old_epoch IS NULL AND (SELECT count(*) >= 256 FROM (SELECT FROM {ledger} t WHERE t.user_id = usr LIMIT 256) x)
+     AND NOT EXISTS (SELECT FROM {s}.token_usage_rollup_user r WHERE r.user_id = usr)
+     AND pg_try_advisory_xact_lock(hashtextextended('token_usage_rollup_user', {l}::regclass::oid::bigint)) THEN
+    INSERT INTO {s}.token_usage_rollup_user VALUES (usr, now_epoch, '-infinity') ON CONFLICT DO NOTHING;
+    work := NULL;
   END IF;
-
-  sealed := u.sealed_until;
-  SELECT greatest(s.confirmed, sealed) INTO until FROM {s}.token_usage_rollup_state s WHERE s.epoch = now_epoch;
-  to_at := until;
-  SELECT count(*), max(x.at) INTO waiting, till
-    FROM (SELECT {at} AS at FROM {ledger} t WHERE t.user_id = usr AND t.created_at >= {sealed} AND t.created_at < {to_at}
-             AND t.created_at > '-infinity' ORDER BY t.created_at LIMIT max_rows + 1) x;
-  SELECT count(*) INTO late FROM (SELECT FROM {s}.token_usage_delta d WHERE d.user_id = usr LIMIT 64) x;
-  IF waiting > max_rows THEN
-    until := greatest(till, sealed + interval '1 microsecond');
-  ELSIF zeal < 2 AND waiting < 256 THEN
-    IF late = 0 OR zeal < 1 AND late < 64 THEN
-      RETURN 0;
-    END IF;
-    until := sealed;
-  ELSIF until = sealed AND late = 0 THEN
-    RETURN 0;
-  END IF;
-  to_at := until;
-
-  BEGIN
-    SELECT array_agg(y.month_of ORDER BY y.month_of), array_agg(y.n ORDER BY y.month_of) INTO months, incoming
-      FROM (SELECT x.month_of, sum(x.n)::bigint AS n
-              FROM (SELECT timezone('UTC', date_trunc('month', timezone('UTC', {at}))) AS month_of, count(*) AS n
-                      FROM {ledger} t WHERE t.user_id = usr AND t.created_at >= {sealed} AND t.created_at < {to_at}
-                       AND t.created_at > '-infinity' GROUP BY 1
-                    UNION ALL
-                    -- Past the old seal the ledger's row counts and a delta does not; but its month must be folded, lest it stay.
-                    SELECT timezone('UTC', date_trunc('month', timezone('UTC', d.created_at))), sum(CASE WHEN d.created_at < sealed THEN d.sign ELSE 0 END)
-                      FROM {s}.token_usage_delta d WHERE d.user_id = usr AND d.created_at < to_at AND isfinite(d.created_at) GROUP BY 1) x
-             GROUP BY 1) y;
-    FOR i IN 1 .. coalesce(cardinality(months), 0) LOOP
-      month_at := months[i];
-      month_end := timezone('UTC', timezone('UTC', month_at) + interval '1 month');
-      from_at := least(greatest(sealed, month_at), month_end);
-      to_at := least(until, month_end);
-      SELECT o.flags INTO old_flags FROM {s}.token_usage_rollup_month o WHERE o.user_id = usr AND o.month = month_at;
-      old_flags := coalesce(old_flags, 0);
-      IF old_flags & 1 <> 0 THEN
-        SELECT coalesce(sum(r.requests), 0) INTO have FROM {s}.token_usage_rollup r WHERE r.user_id = usr AND r.kind = 30::int2 AND r.bucket = month_at;
-        SELECT count(*) INTO g FROM {s}.token_usage_rollup r WHERE r.user_id = usr AND r.kind IN (31::int2, 32::int2) AND r.bucket = month_at;
-      ELSE
-        SELECT count(*) INTO have FROM {ledger} t WHERE t.user_id = usr AND t.created_at >= {month_at} AND t.created_at < {from_at};
-      END IF;
-      c := have + incoming[i];
-      IF old_flags & 2 = 0 THEN
-        SELECT count(DISTINCT x.agent) + count(DISTINCT (x.provider, x.model)) INTO g
-          FROM (SELECT {row} FROM {ledger} t WHERE t.user_id = usr AND t.created_at >= {month_at}
-                   AND t.created_at < {to_at} LIMIT 8192) x;
-      END IF;
-      new_flags := old_flags | {flags};
-      IF old_flags = 0 AND from_at = month_at THEN
-        -- A month begins as the one before it was, lest it be read again at each step up.
-        new_flags := new_flags | coalesce((SELECT o.flags FROM {s}.token_usage_rollup_month o
-          WHERE o.user_id = usr AND o.month = timezone('UTC', timezone('UTC', month_at) - interval '1 month')), 0);
-      END IF;
-      IF new_flags <> old_flags AND (have <= 8192 OR zeal = 2) THEN
-        DELETE FROM {s}.token_usage_rollup r WHERE r.user_id = usr AND r.bucket >= month_at AND r.bucket < month_end;
-        PERFORM {s}.token_usage_rollup_fold(usr, month_at, month_at, greatest(from_at, to_at), new_flags::int2);
-        INSERT INTO {s}.token_usage_rollup_month VALUES (usr, month_at, new_flags)
-            ON CONFLICT (user_id, month) DO UPDATE SET flags = excluded.flags;
-      ELSE
-        PERFORM {s}.token_usage_rollup_fold(usr, month_at, from_at, greatest(from_at, to_at), old_flags::int2);
-      END IF;
-      work := work + abs(incoming[i]);
-    END LOOP;
-    -- From the seal on the ledger speaks for itself.
-    DELETE FROM {s}.token_usage_delta d WHERE d.user_id = usr AND (d.created_at >= until OR NOT isfinite(d.created_at));
-    UPDATE {s}.token_usage_rollup_user SET sealed_until = until WHERE user_id = usr;
-  EXCEPTION WHEN numeric_value_out_of_range THEN
-    RETURN 0;  -- a sum past bigint: the user stays as it was, and the report says so from what it reads
-  END;
   RETURN work;
+END
+$code$;
+$sql$), ('{s}.token_usage_rollup_native(text, text)', $sql$
+CREATE OR REPLACE FUNCTION {s}.token_usage_rollup_native(function_name text, arguments text) RETURNS text
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $code$
+-- A function of the native edition that does in C++ what is here in SQL, where there is one. Found anew each time, so that nothing of the
+-- ledger names it. It is run with the owner's rights, so it must be code that only a superuser can have put there: C, a member of the extension.
+BEGIN
+  RETURN (SELECT format('%I.%I', n.nspname, f.proname)
+    FROM pg_extension e
+    JOIN pg_depend d ON d.refclassid = 'pg_extension'::regclass AND d.refobjid = e.oid AND d.deptype = 'e' AND d.classid = 'pg_proc'::regclass
+    JOIN pg_proc f ON f.oid = d.objid
+    JOIN pg_namespace n ON n.oid = f.pronamespace
+    JOIN pg_language l ON l.oid = f.prolang
+   WHERE e.extname = 'token_usage' AND l.lanname = 'c' AND f.proname = function_name AND oidvectortypes(f.proargtypes) = arguments
+     AND has_schema_privilege(n.oid, 'USAGE') AND has_function_privilege(f.oid, 'EXECUTE'));
 END
 $code$;
 $sql$), ('{s}.token_usage_rollup_sweep()', $sql$
@@ -1583,12 +1651,9 @@ BEGIN
     SELECT usr, d.created_at, d.agent, d.provider, d.model, d.prompt, d.completion, d.total, d.usd, d.rub, d.ms, d.sign, month_flags
       FROM gone d WHERE d.created_at < from_at AND d.sign <> 0
   ), {ctes}
-  INSERT INTO {s}.token_usage_rollup AS r (user_id, kind, bucket, key1, key2, nulls, requests, prompt, completion, total, usd, rub, unpriced, ms_sum, ms_count)
+  INSERT INTO {s}.token_usage_rollup AS r ({rollup_columns})
   SELECT * FROM rolled
-      ON CONFLICT (user_id, kind, bucket, key1, key2, nulls) DO UPDATE
-     SET requests = r.requests + excluded.requests, prompt = r.prompt + excluded.prompt, completion = r.completion + excluded.completion,
-         total = r.total + excluded.total, usd = r.usd + excluded.usd, rub = r.rub + excluded.rub, unpriced = r.unpriced + excluded.unpriced,
-         ms_sum = r.ms_sum + excluded.ms_sum, ms_count = r.ms_count + excluded.ms_count;
+{merge};
 END
 $code$;
 $sql$)
@@ -1677,24 +1742,14 @@ BEGIN
 
   DELETE FROM {s}.token_usage_rollup_month o WHERE usr IS NULL OR o.user_id = usr;
   DELETE FROM {s}.token_usage_rollup_user r WHERE usr IS NULL OR r.user_id = usr;
-  -- The native edition adds up in C++ (rollup_bulk.cpp). Found anew each time, so that nothing of the ledger names it. We run with
-  -- the owner's rights, so it must be code that only a superuser can have put there: C, a member of the extension.
-  SELECT format('%I.%I', n.nspname, f.proname) INTO bulk
-    FROM pg_extension e
-    JOIN pg_depend d ON d.refclassid = 'pg_extension'::regclass AND d.refobjid = e.oid AND d.deptype = 'e' AND d.classid = 'pg_proc'::regclass
-    JOIN pg_proc f ON f.oid = d.objid
-    JOIN pg_namespace n ON n.oid = f.pronamespace
-    JOIN pg_language l ON l.oid = f.prolang
-   WHERE e.extname = 'token_usage' AND l.lanname = 'c' AND f.proname = '_token_usage_rollup_bulk'
-     AND oidvectortypes(f.proargtypes) = 'text[], timestamp with time zone, bigint'
-     AND has_schema_privilege(n.oid, 'USAGE') AND has_function_privilege(f.oid, 'EXECUTE');
+  bulk := {s}.token_usage_rollup_native('_token_usage_rollup_bulk', 'text[], timestamp with time zone, bigint');
   IF bulk IS NOT NULL THEN
     BEGIN
       EXECUTE $bulk$
 WITH gone AS (
   DELETE FROM {s}.token_usage_delta d WHERE d.created_at < $2 AND $bulk$ || of_delta || $bulk$
 )
-INSERT INTO {s}.token_usage_rollup (user_id, kind, bucket, key1, key2, nulls, requests, prompt, completion, total, usd, rub, unpriced, ms_sum, ms_count)
+INSERT INTO {s}.token_usage_rollup ({rollup_columns})
 SELECT * FROM $bulk$ || bulk || $bulk$($1::text[], $2::timestamptz, 400000000::bigint)
     AS m (user_id {user_type}, kind int2, bucket timestamptz, key1 text COLLATE "C", key2 text COLLATE "C", nulls int2, requests int8, prompt int8,
           completion int8, total int8, usd numeric, rub numeric, unpriced int8, ms_sum int8, ms_count int8)
@@ -1749,7 +1804,7 @@ WITH groups AS (
 ), {unsigned_ctes}, marked AS (
   INSERT INTO {s}.token_usage_rollup_month (user_id, month, flags) SELECT k.user_id, $5, k.flags FROM chosen k
 )
-INSERT INTO {s}.token_usage_rollup (user_id, kind, bucket, key1, key2, nulls, requests, prompt, completion, total, usd, rub, unpriced, ms_sum, ms_count)
+INSERT INTO {s}.token_usage_rollup ({rollup_columns})
 SELECT * FROM rolled ORDER BY 1, 2, 3, 4, 5, 6
 $bulk$, of_user, of_delta)
       USING {from_at}, {to_at}, to_at < month_end,

@@ -124,6 +124,25 @@ void set_local(const char *name, const char *value) {
   set_config_option(name, value, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
 }
 
+// Calls `run` with what the plan of an entry is to be made and run under.
+template <typename Run>
+void use_plan(Entry *entry, bool without_pages, Run run) {
+  // None of it is worth compiling for the machine.
+  const int level = NewGUCNestLevel();
+  set_local("jit", "off");
+  if (without_pages) {
+    set_local("seq_page_cost", "0");
+    set_local("random_page_cost", "0");
+  }
+  ++entry->running;
+  PG_TRY();
+  { run(); }
+  PG_FINALLY();
+  { --entry->running; }
+  PG_END_TRY();
+  AtEOXact_GUC(true, level);
+}
+
 }  // namespace
 
 char *ask_for_text(const KeptKey &key, const char *call, int count, Oid *types, Datum *values) {
@@ -150,26 +169,36 @@ bool run_kept(const KeptKey &key, PrepareKept prepare, const Datum *values, cons
   if (entry->plan == nullptr) {
     return false;
   }
-  // None of it is worth compiling for the machine.
-  const int level = NewGUCNestLevel();
-  set_local("jit", "off");
-  if (without_pages) {
-    set_local("seq_page_cost", "0");
-    set_local("random_page_cost", "0");
-  }
-  ++entry->running;
-  PG_TRY();
-  {
+  use_plan(entry, without_pages, [=] {
     const int code = SPI_execute_plan(entry->plan, const_cast<Datum *>(values), nulls, true, 0);
     if (code != SPI_OK_SELECT) {
       elog(ERROR, "token_usage: %s", SPI_result_code_string(code));
     }
-  }
-  PG_FINALLY();
-  { --entry->running; }
-  PG_END_TRY();
-  AtEOXact_GUC(true, level);
+  });
   return true;
+}
+
+void execute_kept(const KeptKey &key, PrepareKept prepare, const Datum *values, Snapshot snapshot) {
+  Entry *const entry = find_plan(key, prepare);
+  use_plan(entry, true, [=] {
+    const int code = SPI_execute_snapshot(entry->plan, const_cast<Datum *>(values), nullptr,
+                                          snapshot, InvalidSnapshot, false, true, 0);
+    if (code < 0) {
+      elog(ERROR, "token_usage: %s", SPI_result_code_string(code));
+    }
+  });
+}
+
+Portal open_kept(const KeptKey &key, PrepareKept prepare, const Datum *values) {
+  Entry *const entry = find_plan(key, prepare);
+  Portal portal = nullptr;
+  use_plan(entry, true, [=, &portal] {
+    portal = SPI_cursor_open(nullptr, entry->plan, const_cast<Datum *>(values), nullptr, true);
+    if (portal == nullptr) {
+      elog(ERROR, "token_usage: %s", SPI_result_code_string(SPI_result));
+    }
+  });
+  return portal;
 }
 
 ResultRows begin_rows(FunctionCallInfo fcinfo) {

@@ -2,9 +2,9 @@
 // the ledger's columns and is made by a SQL function, the same that the portable edition runs with
 // EXECUTE; asking for it and planning it takes longer than most reports.
 //
-// Carries rule 7 of the contract (the query is read-only, so it runs in the caller's snapshot) and
-// rule 10 (it runs as the caller, through SPI: permissions and row-level security are the
-// executor's and the plan cache's own).
+// Carries rule 7 of the contract (what a report asks is read-only, so it runs in the caller's
+// snapshot) and rule 10 (it runs as the caller, through SPI: permissions and row-level security are
+// the executor's and the plan cache's own).
 #pragma once
 
 #include <cstring>
@@ -51,6 +51,14 @@ SPIPlanPtr prepare_text(const char *text, int count, Oid *types, int options);
 // run_sums_part().
 bool run_kept(const KeptKey &key, PrepareKept prepare, const Datum *values, const char *nulls,
               bool without_pages);
+
+// The same for a query whose rows are not all to be in memory: the portal is read by
+// PortalRunFetch() and closed by SPI_cursor_close(), in the same call.
+Portal open_kept(const KeptKey &key, PrepareKept prepare, const Datum *values);
+
+// The same for a statement that writes, in `snapshot`, or one of its own where that is
+// InvalidSnapshot.
+void execute_kept(const KeptKey &key, PrepareKept prepare, const Datum *values, Snapshot snapshot);
 
 // The result of a set-returning function in materialize mode.
 struct ResultRows {

@@ -119,6 +119,14 @@ fine AS (
 )$sql$::text
 $rollup$;
 
+-- How computed rollup rows are added to those stored: the end of an INSERT INTO {s}.token_usage_rollup AS r.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_rollup_merge() RETURNS text LANGUAGE sql IMMUTABLE AS $rollup$
+  SELECT $sql$    ON CONFLICT (user_id, kind, bucket, key1, key2, nulls) DO UPDATE
+     SET requests = r.requests + excluded.requests, prompt = r.prompt + excluded.prompt, completion = r.completion + excluded.completion,
+         total = r.total + excluded.total, usd = r.usd + excluded.usd, rub = r.rub + excluded.rub, unpriced = r.unpriced + excluded.unpriced,
+         ms_sum = r.ms_sum + excluded.ms_sum, ms_count = r.ms_count + excluded.ms_count$sql$::text
+$rollup$;
+
 -- Whether the caller may read a ledger through its rollups: the derived tables are there, no row security is
 -- active for the caller, and the caller may SELECT them all. If not, reports read the ledger itself.
 CREATE OR REPLACE FUNCTION @extschema@._token_usage_rollup_readable(ledger oid)
@@ -210,7 +218,7 @@ END
 $rollup$;
 
 -- Fills a template about one ledger in: {s} its schema, {ledger} its name, {l} the name as a literal, {user_type},
--- {epoch} the epoch in force or NULL, {row} and {new} and {old} the measures of row t, NEW, OLD, {bulk_row}, {at} and its
+-- {epoch} the epoch in force or NULL, {rollup_columns} and {merge} for INSERT, {row} and {new} and {old} the measures of row t, NEW, OLD, {bulk_row}, {at} and its
 -- like the instants, {x.lo} an instant compared with the ledger's own created_at, {flags}, {ctes}.
 CREATE OR REPLACE FUNCTION @extschema@._token_usage_rollup_text(ledger oid, template text)
 RETURNS text LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $rollup$
@@ -239,6 +247,8 @@ BEGIN
       'sum(CASE WHEN ms IS NULL THEN 0 ELSE sign END)', 'count(ms)'));
   END IF;
   filled := replace(filled, '{flags}', @extschema@._token_usage_rollup_flags());
+  filled := replace(filled, '{merge}', @extschema@._token_usage_rollup_merge());
+  filled := replace(filled, '{rollup_columns}', 'user_id, kind, bucket, key1, key2, nulls, requests, prompt, completion, total, usd, rub, unpriced, ms_sum, ms_count');
   filled := replace(filled, '{epoch}', '(SELECT e.epoch FROM {s}.token_usage_rollup_epoch e WHERE e.ledger = {l}::regclass'
     ' AND e.filenode = coalesce(pg_relation_filenode({l}::regclass), 0) AND e.stamp = e.xmin::text'
     ' AND NOT EXISTS (SELECT FROM {s}.token_usage_rollup_epoch o WHERE o.ctid <> e.ctid))');
@@ -255,7 +265,7 @@ BEGIN
       filled := replace(filled, '{' || word || '}', @extschema@._token_usage_rollup_expression(ledger, 'created_at', alias));
     END IF;
   END LOOP;
-  FOREACH word IN ARRAY ARRAY['p.lo', 'p.hi', '$3[1]', '$3[array_upper($3, 1)]', 'from_at', 'to_at', 'month_at', 'month_end', 'sealed', 'r.sealed_until', '$1'] LOOP
+  FOREACH word IN ARRAY ARRAY['p.lo', 'p.hi', '$3[1]', '$3[array_upper($3, 1)]', 'from_at', 'to_at', 'month_at', 'month_end', 'sealed', 'r.sealed_until', 's.confirmed', '$1', '$2', '$3'] LOOP
     filled := replace(filled, '{' || word || '}', CASE WHEN plain THEN 'timezone(''UTC'', ' || word || ')' ELSE word END);
   END LOOP;
   filled := replace(filled, '{guard}', 'to_timestamp(pg_sequence_last_value(''{s}.token_usage_rollup_guard''::regclass)::float8 * 0.000001)');

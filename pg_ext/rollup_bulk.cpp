@@ -119,32 +119,6 @@ void tell_months(Work *work, const BulkUnit *units, std::size_t count) {
   execute(work, kMonths, 3, types, values, false);
 }
 
-// The keys of a dimension as values: none, those of agents, or those of models.
-struct KeyTexts {
-  BulkKeys *keys;
-  Datum *key1;
-  Datum *key2;
-
-  void make(RollupBulk *bulk, int dimension) {
-    const std::size_t count = dimension == 0 ? 1 : bulk->dictionary(dimension).size();
-    keys =
-        static_cast<BulkKeys *>(palloc_extended((count + 1) * sizeof(BulkKeys), MCXT_ALLOC_HUGE));
-    key1 = static_cast<Datum *>(palloc_extended(2 * (count + 1) * sizeof(Datum), MCXT_ALLOC_HUGE));
-    key2 = key1 + count;
-    const auto text = [](std::string_view key) {
-      return PointerGetDatum(cstring_to_text_with_len(key.data(), static_cast<int>(key.size())));
-    };
-    for (std::size_t i = 0; i < count; ++i) {
-      keys[i] = dimension == 0 ? BulkKeys{{}, {}, 0} : bulk->dictionary(dimension).keys(i);
-      if (dimension == 1) {
-        keys[i].nulls &= 1;  // an agent has no second key, which is not the same as NULL
-      }
-      key1[i] = text(keys[i].key1);
-      key2[i] = text(keys[i].key2);
-    }
-  }
-};
-
 // Makes rollup rows of what is in memory.
 struct Maker {
   Work *work;
@@ -191,9 +165,7 @@ struct Maker {
     }
     for (int tier = 1; tier <= 3; ++tier) {
       for (int dimension = 0; dimension <= 2; ++dimension) {
-        // As _token_usage_rollup_flags() has them: 1, 4, 16 for months, days and half-hours; 2, 8,
-        // 32 by group, with hours.
-        const int bit = (tier == 3 ? 1 : tier == 2 ? 4 : 16) * (dimension == 0 ? 1 : 2);
+        const int bit = rollup_bit(tier, dimension);
         for (const BulkUnit *unit = begin; unit != end; ++unit) {
           if ((unit->flags & bit) == 0) {
             continue;
@@ -340,7 +312,7 @@ PGDLLEXPORT Datum token_usage_rollup_bulk(PG_FUNCTION_ARGS) {
   stored->work = work;
   Maker maker = {work, stored, {}};
   for (int dimension = 0; dimension <= 2; ++dimension) {
-    maker.texts[dimension].make(bulk, dimension);
+    maker.texts[dimension].make(dimension, dimension == 0 ? nullptr : &bulk->dictionary(dimension));
   }
   MemoryContext const scratch =
       AllocSetContextCreate(CurrentMemoryContext, "token_usage rollup", ALLOCSET_DEFAULT_SIZES);

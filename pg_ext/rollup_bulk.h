@@ -86,6 +86,23 @@ struct BulkSums {
   std::uint8_t rub_scale = 0;
 };
 
+// Which of the flags of a month stands for rollup rows of a tier and dimension, as
+// _token_usage_rollup_flags() has them: 1, 4, 16 for months, days and half-hours; 2, 8, 32 by
+// group, with hours.
+constexpr int rollup_bit(int tier, int dimension) {
+  return (tier == 3 ? 1 : tier == 2 ? 4 : 16) * (dimension == 0 ? 1 : 2);
+}
+// How many half-hours a bucket of tier 1 or 2 has.
+constexpr std::int32_t rollup_half_hours(int tier, int dimension) {
+  return tier == 2 ? 48 : dimension == 0 ? 1 : 2;
+}
+inline void check_sums(const BulkSums &sums) {
+  static_cast<void>(token_sum(sums.prompt, "prompt_tokens"));
+  static_cast<void>(token_sum(sums.completion, "completion_tokens"));
+  static_cast<void>(token_sum(sums.total, "total_tokens"));
+  static_cast<void>(token_sum(sums.ms_sum, "execution_time_ms"));
+}
+
 // A month of a user.
 struct BulkUnit {
   std::size_t begin = 0;  // where its rows are
@@ -269,7 +286,7 @@ class RollupBulk {
   // The rollup rows of one kind and month, by bucket and keys.
   const std::vector<BulkSums> &roll(const BulkUnit &unit, int tier, int dimension) {
     out_.clear();
-    const std::int32_t width = tier == 2 ? 48 : dimension == 0 ? 1 : 2;
+    const std::int32_t width = rollup_half_hours(tier, dimension);
     std::size_t begin = 0;
     std::int32_t bucket_end = std::numeric_limits<std::int32_t>::min();
     for (std::size_t i = unit.begin; i < unit.end; ++i) {
@@ -456,10 +473,7 @@ class RollupBulk {
   void close(std::size_t begin, int dimension) {
     const auto first = out_.begin() + static_cast<std::ptrdiff_t>(begin);
     for (auto sums = first; sums != out_.end(); ++sums) {
-      static_cast<void>(token_sum(sums->prompt, "prompt_tokens"));
-      static_cast<void>(token_sum(sums->completion, "completion_tokens"));
-      static_cast<void>(token_sum(sums->total, "total_tokens"));
-      static_cast<void>(token_sum(sums->ms_sum, "execution_time_ms"));
+      check_sums(*sums);
       if (dimension > 0) {
         slot_[dimension - 1][sums->group] = kNoSlot;
       }

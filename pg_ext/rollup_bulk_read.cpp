@@ -1,11 +1,10 @@
 // How rollup_bulk.cpp reads the ledger: through a portal, whose rows come here as the executor
 // makes them, in the snapshot of the statement that calls us.
-#include <algorithm>
 #include <cstdint>
 #include <cstring>
 
-#include "money.h"
 #include "rollup_bulk_work.h"
+#include "rollup_row.h"
 
 extern "C" {
 #include <tcop/dest.h>
@@ -15,10 +14,6 @@ extern "C" {
 namespace token_usage {
 
 namespace {
-
-// What the query for rows returns, after the user.
-constexpr Oid kRowTypes[] = {TIMESTAMPTZOID, TEXTOID, TEXTOID,    TEXTOID,    INT8OID,
-                             INT8OID,        INT8OID, NUMERICOID, NUMERICOID, INT8OID};
 
 // Writes the rows of a partition that are in memory to its file.
 void spill(Work *work, std::uint32_t partition) {
@@ -55,46 +50,6 @@ struct Receiver {
   Work *work;
 };
 
-// A text or a copy of it that is not toasted.
-struct Detoasted {
-  struct varlena *value = nullptr;
-  bool copied = false;
-
-  BulkText open(TupleTableSlot *slot, int column) {
-    if (slot->tts_isnull[column]) {
-      return {};
-    }
-    value = PG_DETOAST_DATUM_PACKED(slot->tts_values[column]);
-    copied = reinterpret_cast<Pointer>(value) != DatumGetPointer(slot->tts_values[column]);
-    return {VARDATA_ANY(value), static_cast<std::size_t>(VARSIZE_ANY_EXHDR(value))};
-  }
-  void close() {
-    if (copied) {
-      pfree(value);
-    }
-  }
-};
-
-BulkCost cost(TupleTableSlot *slot, int column, const char *name) {
-  BulkCost out;
-  if (slot->tts_isnull[column]) {
-    return out;
-  }
-  const Datum value = slot->tts_values[column];
-  if (const auto decimal = decimal_from_datum(value, NUMERICOID, name)) {
-    out.units = decimal->units();
-    out.scale = static_cast<std::uint8_t>(
-        std::min(numeric_display_scale(value), static_cast<unsigned>(Decimal::places)));
-    out.present = true;
-  }
-  return out;
-}
-
-// A NULL count is none.
-std::int64_t count_of(TupleTableSlot *slot, int column) {
-  return slot->tts_isnull[column] ? 0 : DatumGetInt64(slot->tts_values[column]);
-}
-
 void start(DestReceiver *self, int, TupleDesc columns) {
   check_types(columns, reinterpret_cast<Receiver *>(self)->work->user_type, kRowTypes, "the rows");
 }
@@ -105,8 +60,9 @@ bool receive(TupleTableSlot *slot, DestReceiver *self) {
   if (slot->tts_isnull[0] || slot->tts_isnull[1]) {
     return true;  // nobody's, or of no time
   }
-  BulkRow row;
-  Detoasted texts[4];
+  LedgerRow ledger_row;
+  BulkRow &row = ledger_row.row;
+  Detoasted user;
   std::int64_t number = 0;
   switch (work->user_type) {
     case INT8OID:
@@ -117,22 +73,9 @@ bool receive(TupleTableSlot *slot, DestReceiver *self) {
       row.user = {DatumGetPointer(slot->tts_values[0]), UUID_LEN};
       break;
     default:
-      row.user = texts[0].open(slot, 0);
+      row.user = user.open(slot->tts_values[0], false);
   }
-  row.at = DatumGetTimestampTz(slot->tts_values[1]);
-  row.agent = texts[1].open(slot, 2);
-  row.provider = texts[2].open(slot, 3);
-  row.model = texts[3].open(slot, 4);
-  row.prompt = count_of(slot, 5);
-  row.completion = count_of(slot, 6);
-  row.total = count_of(slot, 7);
-  if (slot->tts_isnull[7] && __builtin_add_overflow(row.prompt, row.completion, &row.total)) {
-    guarded([] { sum_overflow("total_tokens"); });
-  }
-  row.usd = cost(slot, 8, "cost_usd");
-  row.rub = cost(slot, 9, "cost_rub");
-  row.has_ms = !slot->tts_isnull[10];
-  row.ms = count_of(slot, 10);
+  ledger_row.open(slot->tts_values + 1, slot->tts_isnull + 1);
   RollupBulk *const bulk = work->bulk;
   const auto add = [bulk, &row] { return bulk->add(row); };
   RollupBulk::Added added = guarded(add);
@@ -143,9 +86,8 @@ bool receive(TupleTableSlot *slot, DestReceiver *self) {
   if (added != RollupBulk::Added::taken) {
     too_much();
   }
-  for (Detoasted &text : texts) {
-    text.close();
-  }
+  ledger_row.close();
+  user.close();
   return true;
 }
 

@@ -7,6 +7,7 @@
 
 #include "guard.h"
 #include "rollup_bulk.h"
+#include "rollup_row.h"
 
 extern "C" {
 #include <storage/buffile.h>
@@ -42,14 +43,12 @@ struct Work {
   std::uint64_t filed[RollupBulk::kPartitions];  // rows
 };
 
-// A ledger may keep its times without a zone, as the same number of microseconds.
 template <std::size_t size>
 void check_types(TupleDesc have, Oid user_type, const Oid (&rest)[size], const char *what) {
   bool same =
       have->natts == static_cast<int>(size) + 1 && TupleDescAttr(have, 0)->atttypid == user_type;
   for (int i = 1; same && i < have->natts; ++i) {
-    const Oid type = getBaseType(TupleDescAttr(have, i)->atttypid);
-    same = type == rest[i - 1] || (type == TIMESTAMPOID && rest[i - 1] == TIMESTAMPTZOID);
+    same = is_row_type(TupleDescAttr(have, i)->atttypid, rest[i - 1]);
   }
   if (!same) {
     ereport(ERROR, (errcode(ERRCODE_DATATYPE_MISMATCH),
@@ -97,15 +96,6 @@ inline Datum user_datum(Work *work, std::uint32_t number) {
     return PointerGetDatum(uuid);
   }
   return PointerGetDatum(cstring_to_text_with_len(bytes.data(), static_cast<int>(bytes.size())));
-}
-
-inline Datum array_of(Datum *values, std::size_t count, Oid type) {
-  std::int16_t length = 0;
-  bool by_value = false;
-  char align = 0;
-  get_typlenbyvalalign(type, &length, &by_value, &align);
-  return PointerGetDatum(
-      construct_array(values, static_cast<int>(count), type, length, by_value, align));
 }
 
 // Reads the ledger's rows into work->bulk, and into files where they are more than memory may hold.

@@ -82,7 +82,7 @@ BEGIN
     EXECUTE format('DROP TABLE %1$s.token_usage_rollup_user, %1$s.token_usage_rollup_month, %1$s.token_usage_rollup,'
                    ' %1$s.token_usage_delta', space);
     FOR code IN SELECT f.oid::regprocedure AS signature FROM pg_proc f WHERE f.pronamespace = space_oid
-        AND f.proname IN ('token_usage_rollup_visit', 'token_usage_rollup_fold', 'token_usage_rollup_again') LOOP
+        AND f.proname IN ('token_usage_rollup_visit', 'token_usage_rollup_meet', 'token_usage_rollup_fold', 'token_usage_rollup_again') LOOP
       EXECUTE format('DROP FUNCTION %s', code.signature);
     END LOOP;
   END IF;

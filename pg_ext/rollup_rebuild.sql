@@ -79,24 +79,14 @@ BEGIN
 
   DELETE FROM {s}.token_usage_rollup_month o WHERE usr IS NULL OR o.user_id = usr;
   DELETE FROM {s}.token_usage_rollup_user r WHERE usr IS NULL OR r.user_id = usr;
-  -- The native edition adds up in C++ (rollup_bulk.cpp). Found anew each time, so that nothing of the ledger names it. We run with
-  -- the owner's rights, so it must be code that only a superuser can have put there: C, a member of the extension.
-  SELECT format('%I.%I', n.nspname, f.proname) INTO bulk
-    FROM pg_extension e
-    JOIN pg_depend d ON d.refclassid = 'pg_extension'::regclass AND d.refobjid = e.oid AND d.deptype = 'e' AND d.classid = 'pg_proc'::regclass
-    JOIN pg_proc f ON f.oid = d.objid
-    JOIN pg_namespace n ON n.oid = f.pronamespace
-    JOIN pg_language l ON l.oid = f.prolang
-   WHERE e.extname = 'token_usage' AND l.lanname = 'c' AND f.proname = '_token_usage_rollup_bulk'
-     AND oidvectortypes(f.proargtypes) = 'text[], timestamp with time zone, bigint'
-     AND has_schema_privilege(n.oid, 'USAGE') AND has_function_privilege(f.oid, 'EXECUTE');
+  bulk := {s}.token_usage_rollup_native('_token_usage_rollup_bulk', 'text[], timestamp with time zone, bigint');
   IF bulk IS NOT NULL THEN
     BEGIN
       EXECUTE $bulk$
 WITH gone AS (
   DELETE FROM {s}.token_usage_delta d WHERE d.created_at < $2 AND $bulk$ || of_delta || $bulk$
 )
-INSERT INTO {s}.token_usage_rollup (user_id, kind, bucket, key1, key2, nulls, requests, prompt, completion, total, usd, rub, unpriced, ms_sum, ms_count)
+INSERT INTO {s}.token_usage_rollup ({rollup_columns})
 SELECT * FROM $bulk$ || bulk || $bulk$($1::text[], $2::timestamptz, 400000000::bigint)
     AS m (user_id {user_type}, kind int2, bucket timestamptz, key1 text COLLATE "C", key2 text COLLATE "C", nulls int2, requests int8, prompt int8,
           completion int8, total int8, usd numeric, rub numeric, unpriced int8, ms_sum int8, ms_count int8)
@@ -151,7 +141,7 @@ WITH groups AS (
 ), {unsigned_ctes}, marked AS (
   INSERT INTO {s}.token_usage_rollup_month (user_id, month, flags) SELECT k.user_id, $5, k.flags FROM chosen k
 )
-INSERT INTO {s}.token_usage_rollup (user_id, kind, bucket, key1, key2, nulls, requests, prompt, completion, total, usd, rub, unpriced, ms_sum, ms_count)
+INSERT INTO {s}.token_usage_rollup ({rollup_columns})
 SELECT * FROM rolled ORDER BY 1, 2, 3, 4, 5, 6
 $bulk$, of_user, of_delta)
       USING {from_at}, {to_at}, to_at < month_end,

@@ -96,29 +96,31 @@ BEGIN
        AND b.relation IN (SELECT {l}::regclass UNION ALL SELECT relid FROM pg_partition_tree({l}::regclass)));
 END
 $code$;
-$sql$), ('{s}.token_usage_rollup_guard_up()', $sql$
-CREATE OR REPLACE FUNCTION {s}.token_usage_rollup_guard_up() RETURNS void
+$sql$), ('{s}.token_usage_rollup_confirm()', $sql$
+CREATE OR REPLACE FUNCTION {s}.token_usage_rollup_confirm() RETURNS boolean
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan AS $code$
--- Raises the guard, or confirms the one raised before when every transaction that may have missed it has ended.
--- Holds the row lock of the state; a second caller passes by.
+-- Confirms the guard that was raised before, when every transaction that may have missed it has ended, and raises it again, which is
+-- confirmed at once where nobody else writes; whether it was confirmed. Holds the row lock of the state; a second caller passes by.
 DECLARE
+  moved boolean := false;
   st record;
   top bigint;
   mine bigint;
 BEGIN
   SELECT * INTO st FROM {s}.token_usage_rollup_state WHERE epoch = {epoch} FOR UPDATE SKIP LOCKED;
   IF NOT FOUND THEN
-    RETURN;
+    RETURN false;
   END IF;
   IF st.horizon IS NOT NULL THEN
     IF {s}.token_usage_rollup_passed(st.horizon) THEN
       st.confirmed := st.pending;
       UPDATE {s}.token_usage_rollup_state SET confirmed = pending, horizon = NULL WHERE epoch = st.epoch;
+      moved := true;
     ELSE
-      RETURN;
+      RETURN false;
     END IF;
   END IF;
-  IF st.confirmed IS NULL OR st.confirmed < now() - interval '1 second' THEN
+  IF st.confirmed IS NULL OR st.confirmed < now() - interval '0.2 seconds' THEN
     -- The sequence first, then the transaction id: a transaction that read the old guard has an older id.
     PERFORM {raise_guard now()};
     BEGIN
@@ -129,8 +131,20 @@ BEGIN
     SELECT t.xmin::text::bigint INTO mine FROM {s}.token_usage_rollup_state t WHERE t.epoch = st.epoch;
     top := pg_snapshot_xmax(pg_current_snapshot())::text::bigint;
     mine := top + ((mine - top) % 4294967296 + 4294967296 + 2147483648) % 4294967296 - 2147483648;
-    UPDATE {s}.token_usage_rollup_state SET horizon = mine WHERE epoch = st.epoch;
+    BEGIN
+      UPDATE {s}.token_usage_rollup_state SET horizon = mine WHERE epoch = st.epoch;
+      RAISE division_by_zero;
+    EXCEPTION WHEN division_by_zero THEN
+      NULL;  -- has ended an id later than `mine`, so that snapshots reach past it
+    END;
+    IF {s}.token_usage_rollup_passed(mine) THEN
+      UPDATE {s}.token_usage_rollup_state SET confirmed = pending WHERE epoch = st.epoch;
+      moved := true;
+    ELSE
+      UPDATE {s}.token_usage_rollup_state SET horizon = mine WHERE epoch = st.epoch;
+    END IF;
   END IF;
+  RETURN moved;
 END
 $code$;
 $sql$), ('{s}.token_usage_rollup_begin()', $sql$

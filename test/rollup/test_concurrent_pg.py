@@ -178,7 +178,7 @@ def test_two_compactors_and_rebuild_beside_writers(place):
 def test_soak(place, seed):
     import psycopg2
     until = time.monotonic() + SECONDS
-    found, counts, lock = [], dict(writes=0, reads=0, compactions=0, waits=0), threading.Lock()
+    found, waits, counts, lock = [], [], dict(writes=0, reads=0, compactions=0), threading.Lock()
 
     def count(what):
         with lock:
@@ -229,8 +229,9 @@ def test_soak(place, seed):
     def watcher(_):
         session = place()
         while time.monotonic() < until and not found:
-            if session("SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype <> 'extend'")[0][0]:
-                count("waits")
+            waits.extend(session("SELECT l.locktype, l.mode, l.relation::regclass::text, a.backend_type, a.query, b.query FROM pg_locks l"
+                                 " JOIN pg_stat_activity a USING (pid) LEFT JOIN pg_stat_activity b ON b.pid = ANY (pg_blocking_pids(l.pid))"
+                                 " WHERE NOT l.granted AND l.locktype <> 'extend'"))
             time.sleep(0.02)
 
     def guarded(work, number):
@@ -249,7 +250,7 @@ def test_soak(place, seed):
     print(f"\n{place.pg.name}: seed {seed}: {counts}, pending deltas "
           f"{session('SELECT count(*) FROM token_usage_delta')[0][0]} of {session('SELECT count(*) FROM token_usage')[0][0]} rows")
     assert not found, found[0]
-    assert counts["waits"] == 0
+    assert waits == []
     clean(session)
     compact(session)
     clean(session)

@@ -257,7 +257,7 @@ def test_a_row_that_goes_before_it_is_sealed(place):
     session("ALTER TABLE token_usage_delta DISABLE TRIGGER token_usage_rollup_at_commit")  # by chance one of these would maintain
     insert(session, 1, "now()")
     for _ in range(5):
-        session("SELECT token_usage_rollup_guard_up()")
+        session("SELECT token_usage_rollup_confirm()")
         session("SELECT txid_current()")
     insert(session, 1, "now() - interval '9 days'", user=2)  # so that the other user is swept
     session("DELETE FROM token_usage WHERE user_id = 1 AND created_at = (SELECT max(created_at) FROM token_usage)")

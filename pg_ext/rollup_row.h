@@ -1,0 +1,128 @@
+// A ledger's row as the server gives it, for what adds up in C++ (rollup_bulk_read.cpp,
+// rollup_fold.cpp): the columns of _token_usage_rollup_bulk_row().
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <iterator>
+#include <string_view>
+
+#include "guard.h"
+#include "money.h"
+#include "rollup_bulk.h"
+
+namespace token_usage {
+
+constexpr Oid kRowTypes[] = {TIMESTAMPTZOID, TEXTOID, TEXTOID,    TEXTOID,    INT8OID,
+                             INT8OID,        INT8OID, NUMERICOID, NUMERICOID, INT8OID};
+constexpr int kRowColumns = static_cast<int>(std::size(kRowTypes));
+
+// A ledger may keep its times without a zone, as the same number of microseconds.
+inline bool is_row_type(Oid have, Oid wanted) {
+  Oid const type = getBaseType(have);
+  return type == wanted || (type == TIMESTAMPOID && wanted == TIMESTAMPTZOID);
+}
+
+// A text or a copy of it that is not toasted.
+struct Detoasted {
+  struct varlena *value = nullptr;
+  bool copied = false;
+
+  BulkText open(Datum datum, bool null) {
+    if (null) {
+      return {};
+    }
+    value = PG_DETOAST_DATUM_PACKED(datum);
+    copied = reinterpret_cast<Pointer>(value) != DatumGetPointer(datum);
+    return {VARDATA_ANY(value), static_cast<std::size_t>(VARSIZE_ANY_EXHDR(value))};
+  }
+  void close() {
+    if (copied) {
+      pfree(value);
+    }
+  }
+};
+
+// The row, without its user, stands until close().
+struct LedgerRow {
+  BulkRow row;
+  Detoasted texts[3];
+
+  void open(const Datum *values, const bool *nulls) {
+    row.at = DatumGetTimestampTz(values[0]);
+    row.agent = texts[0].open(values[1], nulls[1]);
+    row.provider = texts[1].open(values[2], nulls[2]);
+    row.model = texts[2].open(values[3], nulls[3]);
+    row.prompt = count_of(values[4], nulls[4]);
+    row.completion = count_of(values[5], nulls[5]);
+    row.total = count_of(values[6], nulls[6]);
+    if (nulls[6] && __builtin_add_overflow(row.prompt, row.completion, &row.total)) {
+      guarded([] { sum_overflow("total_tokens"); });
+    }
+    row.usd = cost(values[7], nulls[7], "cost_usd");
+    row.rub = cost(values[8], nulls[8], "cost_rub");
+    row.has_ms = !nulls[9];
+    row.ms = count_of(values[9], nulls[9]);
+  }
+  void close() {
+    for (Detoasted &text : texts) {
+      text.close();
+    }
+  }
+
+ private:
+  // A NULL count is none.
+  static std::int64_t count_of(Datum value, bool null) { return null ? 0 : DatumGetInt64(value); }
+
+  static BulkCost cost(Datum value, bool null, const char *name) {
+    BulkCost out;
+    if (null) {
+      return out;
+    }
+    if (const auto decimal = decimal_from_datum(value, NUMERICOID, name)) {
+      out.units = decimal->units();
+      out.scale = static_cast<std::uint8_t>(
+          std::min(numeric_display_scale(value), static_cast<unsigned>(Decimal::places)));
+      out.present = true;
+    }
+    return out;
+  }
+};
+
+inline Datum array_of(Datum *values, std::size_t count, Oid type) {
+  std::int16_t length = 0;
+  bool by_value = false;
+  char align = 0;
+  get_typlenbyvalalign(type, &length, &by_value, &align);
+  return PointerGetDatum(
+      construct_array(values, static_cast<int>(count), type, length, by_value, align));
+}
+
+// The keys of a dimension as values: none, those of agents, or those of models.
+struct KeyTexts {
+  BulkKeys *keys;
+  Datum *key1;
+  Datum *key2;
+
+  // `dictionary`: nullptr for dimension 0.
+  void make(int dimension, const BulkDictionary *dictionary) {
+    const std::size_t count = dictionary == nullptr ? 1 : dictionary->size();
+    keys =
+        static_cast<BulkKeys *>(palloc_extended((count + 1) * sizeof(BulkKeys), MCXT_ALLOC_HUGE));
+    key1 = static_cast<Datum *>(palloc_extended(2 * (count + 1) * sizeof(Datum), MCXT_ALLOC_HUGE));
+    key2 = key1 + count;
+    const auto text = [](std::string_view key) {
+      return PointerGetDatum(cstring_to_text_with_len(key.data(), static_cast<int>(key.size())));
+    };
+    for (std::size_t i = 0; i < count; ++i) {
+      keys[i] = dictionary == nullptr ? BulkKeys{{}, {}, 0} : dictionary->keys(i);
+      if (dimension == 1) {
+        keys[i].nulls &= 1;  // an agent has no second key, which is not the same as NULL
+      }
+      key1[i] = text(keys[i].key1);
+      key2[i] = text(keys[i].key2);
+    }
+  }
+};
+
+}  // namespace token_usage

@@ -1,0 +1,93 @@
+"""PostgreSQL native: a seal adds up in C++ (rollup_fold.cpp) where the ledger's own statement would do it in SQL. Awkward rows in every type that
+a ledger may have are sealed, changed and folded; token_usage_verify() compares what is stored with the ledger."""
+import random
+
+import pytest
+
+from rollup.test_keep_pg import Session
+from rollup.test_rebuild_pg import LEDGERS, ROLLUPS, fill, ledger, user  # noqa: F401
+
+IN_C = ("IF native IS NULL OR new_flags = 0 THEN", "IF new_flags = 0 THEN")
+ONCE = ("native := NULL;", "RAISE EXCEPTION 'by SQL';")
+
+
+def change(session, *pairs):
+    """Rewrites the ledger's own function."""
+    (text,), = session("SELECT pg_get_functiondef(oid) FROM pg_proc WHERE proname = 'token_usage_rollup_visit'")
+    for old, new in pairs:
+        assert old in text
+        text = text.replace(old, new)
+    session(text)
+
+
+def sealed(session, call="SELECT token_usage_compact()"):
+    for _ in range(4):
+        session(call)
+        session("SELECT txid_current()")
+    assert session("SELECT * FROM token_usage_verify()") == []
+    return [session(sql) for sql in ROLLUPS]
+
+
+@pytest.mark.parametrize("ledger", LEDGERS, indirect=True)
+def test_it_folds_every_kind_of_row(ledger, seed):  # noqa: F811
+    rng = random.Random(seed)
+    change(ledger, IN_C, ONCE)
+    ledger("SET timezone = 'Asia/Kolkata'")
+    ledger("SET datestyle = 'German'")
+    ledger("ALTER TABLE token_usage_delta DISABLE TRIGGER token_usage_rollup_at_commit")  # by chance one of these would maintain
+    fill(ledger, rng, ledger.kind, ledger.adopted)
+    rollups, months = sealed(ledger)
+    assert len(rollups) > 300 and len(months) > 5, "nothing was rolled"
+    # Late rows, changes of what is sealed, and rows that cancel out.
+    fill(ledger, rng, ledger.kind, ledger.adopted, rows=200)
+    ledger("UPDATE token_usage SET cost_usd = cost_usd + 0.5, agent_id = 'a' WHERE id % 5 = 0 AND cost_usd < 1000")
+    ledger(f"UPDATE token_usage SET user_id = {user(ledger.kind, 2)} WHERE id % 11 = 0")
+    ledger("DELETE FROM token_usage WHERE id % 3 = 0")
+    assert ledger("SELECT count(*) > 100 FROM token_usage_delta") == [(True,)]
+    assert sealed(ledger) != [rollups, months]
+    assert ledger("SELECT * FROM token_usage_delta WHERE sign <> 0 AND user_id IS NOT NULL") == []
+    # All of a group gone: what is left of it counts for nothing.
+    ledger("DELETE FROM token_usage WHERE agent_id = 'a'")
+    sealed(ledger)
+    assert ledger("SELECT count(*) FROM token_usage_rollup WHERE key1 = 'a' AND kind = 31 AND requests <> 0") == [(0,)]
+
+
+@pytest.mark.parametrize("ledger", ["ours"], indirect=True)
+def test_past_what_it_adds_up_sql_does(ledger, seed):  # noqa: F811
+    fill(ledger, random.Random(seed), "bigint", None, rows=300)
+    ledger("UPDATE token_usage SET cost_usd = 1e30 WHERE id % 20 = 0")
+    sealed(ledger)
+    assert ledger("SELECT count(*) > 1 FROM token_usage_rollup_user WHERE isfinite(sealed_until)") == [(True,)]
+    assert ledger("SELECT count(*) > 0 FROM token_usage_rollup WHERE usd > 1e29") == [(True,)]
+    ledger("UPDATE token_usage_rollup_user SET sealed_until = '-infinity'")
+    ledger("DELETE FROM token_usage_rollup; DELETE FROM token_usage_rollup_month; DELETE FROM token_usage_delta")
+    change(ledger, ONCE)
+    with pytest.raises(Exception, match="by SQL"):
+        ledger("SELECT token_usage_compact()")
+
+
+@pytest.mark.parametrize("ledger", ["ours"], indirect=True)
+def test_nobody_else_s_function_is_run(ledger, seed):  # noqa: F811
+    """The ledger's function runs with its owner's rights, so the name alone must not decide what it calls."""
+    ledger("DROP EXTENSION token_usage")
+    for schema in ("public", "pg_temp"):
+        ledger(f"CREATE FUNCTION {schema}._token_usage_rollup_fold(oid, text, timestamptz, timestamptz, timestamptz, smallint) RETURNS void "
+               "LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION ''trapped''; END'")
+    fill(ledger, random.Random(seed), "bigint", None, rows=300)
+    for _ in range(4):
+        ledger("SELECT token_usage_rollup_visit(n, 4096, 2) FROM generate_series(1, 9) n")
+    assert ledger("SELECT count(*) > 100 FROM token_usage_rollup") == [(True,)]
+    ledger("DROP FUNCTION public._token_usage_rollup_fold(oid, text, timestamptz, timestamptz, timestamptz, smallint)")
+    ledger("CREATE EXTENSION token_usage")
+    assert ledger("SELECT * FROM token_usage_verify()") == []
+
+
+def test_it_runs_with_the_caller_s_rights(native):
+    database = native.database()
+    name = f"nobody_{database.name}"
+    native.superuser(f"CREATE ROLE {name} LOGIN")
+    nobody = Session(native.server, database.name, name)
+    with pytest.raises(Exception, match="permission denied for table token_usage"):
+        nobody("SELECT _token_usage_rollup_fold('token_usage'::regclass, '1', '2026-01-01Z', '2026-01-01Z', '2026-02-01Z', 1::int2)")
+    nobody.close()
+    database.close()
