@@ -197,7 +197,8 @@ class Ledgers:
 
     def create(self, database, template="template0"):
         root = self.root()
-        root.query(f"CREATE DATABASE {database} OWNER {OWNER} TEMPLATE {template}")
+        copied = " STRATEGY FILE_COPY" if postgres.server_version() >= 15 else ""
+        root.query(f"CREATE DATABASE {database} OWNER {OWNER} TEMPLATE {template}{copied}")
         root.close()
         root = self.root(database)
         root.query(f"ALTER SCHEMA public OWNER TO {OWNER}")

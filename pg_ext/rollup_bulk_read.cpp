@@ -6,11 +6,6 @@
 #include "rollup_bulk_work.h"
 #include "rollup_row.h"
 
-extern "C" {
-#include <tcop/dest.h>
-#include <tcop/pquery.h>
-}
-
 namespace token_usage {
 
 namespace {
@@ -91,19 +86,10 @@ bool receive(TupleTableSlot *slot, DestReceiver *self) {
   return true;
 }
 
-void nothing(DestReceiver *) {}
-
 }  // namespace
 
 void read_ledger(Work *work) {
-  Receiver receiver;
-  std::memset(&receiver, 0, sizeof receiver);
-  receiver.base.rStartup = start;
-  receiver.base.receiveSlot = receive;
-  receiver.base.rShutdown = nothing;
-  receiver.base.rDestroy = nothing;
-  receiver.base.mydest = DestNone;
-  receiver.work = work;
+  Receiver receiver = {destination(start, receive), work};
   Oid types[] = {TIMESTAMPTZOID};
   Datum values[] = {work->until};
   Portal const portal =

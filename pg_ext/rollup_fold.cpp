@@ -12,8 +12,6 @@
 #include "rollup_row.h"
 
 extern "C" {
-#include <tcop/dest.h>
-#include <tcop/pquery.h>
 #include <utils/snapmgr.h>
 }
 
@@ -91,18 +89,9 @@ bool receive(TupleTableSlot *slot, DestReceiver *self) {
   return true;
 }
 
-void nothing(DestReceiver *) {}
-
 void read_rows(const KeptKey &key, const Datum *values, RollupFold *fold) {
   Portal const portal = open_kept(key, prepare_range, values);
-  Receiver receiver;
-  std::memset(&receiver, 0, sizeof receiver);
-  receiver.base.rStartup = start;
-  receiver.base.receiveSlot = receive;
-  receiver.base.rShutdown = nothing;
-  receiver.base.rDestroy = nothing;
-  receiver.base.mydest = DestNone;
-  receiver.fold = fold;
+  Receiver receiver = {destination(start, receive), fold};
   PortalRunFetch(portal, FETCH_FORWARD, FETCH_ALL, &receiver.base);
   SPI_cursor_close(portal);
 }

@@ -4,12 +4,18 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstring>
 #include <iterator>
 #include <string_view>
 
 #include "guard.h"
 #include "money.h"
 #include "rollup_bulk.h"
+
+extern "C" {
+#include <tcop/dest.h>
+#include <tcop/pquery.h>
+}
 
 namespace token_usage {
 
@@ -96,6 +102,20 @@ inline Datum array_of(Datum *values, std::size_t count, Oid type) {
   get_typlenbyvalalign(type, &length, &by_value, &align);
   return PointerGetDatum(
       construct_array(values, static_cast<int>(count), type, length, by_value, align));
+}
+
+// Where the executor is to put rows.
+inline DestReceiver destination(void (*start)(DestReceiver *, int, TupleDesc),
+                                bool (*receive)(TupleTableSlot *, DestReceiver *)) {
+  const auto nothing = [](DestReceiver *) {};
+  DestReceiver out;
+  std::memset(&out, 0, sizeof out);
+  out.rStartup = start;
+  out.receiveSlot = receive;
+  out.rShutdown = nothing;
+  out.rDestroy = nothing;
+  out.mydest = DestNone;
+  return out;
 }
 
 // The keys of a dimension as values: none, those of agents, or those of models.
