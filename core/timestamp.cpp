@@ -123,13 +123,32 @@ std::optional<Micros> parse(std::string_view text, bool date_alone) {
   return in_range(time) ? std::optional<Micros>(time) : std::nullopt;
 }
 
-// `value` with leading zeros. Pages of rows are formatted, so this does without snprintf.
-void append_digits(std::string &out, unsigned value, std::size_t width) {
-  const std::size_t start = out.size();
-  out.resize(start + width);
-  for (std::size_t at = start + width; at > start; value /= 10) {
+// Writes `value` with leading zeros, and returns where it ends. Pages of rows are formatted, so
+// this does without snprintf.
+char *put_digits(char *out, unsigned value, std::size_t width) {
+  for (std::size_t at = width; at > 0; value /= 10) {
     out[--at] = static_cast<char>('0' + value % 10);
   }
+  return out + width;
+}
+
+char *put_mark(char *out, char mark) {
+  *out = mark;
+  return out + 1;
+}
+
+// Room for any date and time.
+constexpr std::size_t kTimeSize = 64;
+
+char *put_date(char *out, std::int64_t days) {
+  const CivilDate date = civil_from_days(days);
+  if (date.year < 0 || date.year > 9999) {
+    return out + std::snprintf(out, kTimeSize / 2, "%04lld-%02u-%02u",
+                               static_cast<long long>(date.year), date.month, date.day);
+  }
+  out = put_digits(out, static_cast<unsigned>(date.year), 4);
+  out = put_digits(put_mark(out, '-'), date.month, 2);
+  return put_digits(put_mark(out, '-'), date.day, 2);
 }
 
 }  // namespace
@@ -218,18 +237,8 @@ std::optional<Micros> timestamp_from_real(double value) {
 }
 
 std::string format_date(std::int64_t days) {
-  const CivilDate date = civil_from_days(days);
-  if (date.year >= 0 && date.year <= 9999) {
-    std::string out;
-    append_digits(out, static_cast<unsigned>(date.year), 4);
-    append_digits(out += '-', date.month, 2);
-    append_digits(out += '-', date.day, 2);
-    return out;
-  }
-  char buffer[40];
-  const int length = std::snprintf(buffer, sizeof buffer, "%04lld-%02u-%02u",
-                                   static_cast<long long>(date.year), date.month, date.day);
-  return {buffer, static_cast<std::size_t>(length)};
+  char text[kTimeSize];
+  return {text, put_date(text, days)};
 }
 
 std::string format_timestamp(Micros time) {
@@ -241,15 +250,16 @@ std::string format_timestamp(Micros time) {
   }
   const auto seconds = static_cast<unsigned>(rest / kMicrosPerSecond);
   const auto micros = static_cast<unsigned>(rest % kMicrosPerSecond);
-  std::string out = format_date(days);
-  append_digits(out += 'T', seconds / 3600, 2);
-  append_digits(out += ':', seconds / 60 % 60, 2);
-  append_digits(out += ':', seconds % 60, 2);
+  char text[kTimeSize];
+  char *end = put_date(text, days);
+  end = put_digits(put_mark(end, 'T'), seconds / 3600, 2);
+  end = put_digits(put_mark(end, ':'), seconds / 60 % 60, 2);
+  end = put_digits(put_mark(end, ':'), seconds % 60, 2);
   if (micros != 0) {
-    append_digits(out += '.', micros, 6);
+    end = put_digits(put_mark(end, '.'), micros, 6);
   }
-  out += 'Z';
-  return out;
+  end = put_mark(end, 'Z');
+  return {text, end};
 }
 
 }  // namespace token_usage
