@@ -51,6 +51,11 @@ def money(value):
     return int(number.quantize(PLACES, rounding=ROUND_HALF_EVEN).scaleb(12))
 
 
+def shown_time(at):
+    moment = EPOCH + datetime.timedelta(microseconds=at)
+    return moment.strftime("%Y-%m-%dT%H:%M:%S") + (f".{at % 10**6:06}" if at % 10**6 else "") + "Z"
+
+
 class Sums:
     """The measures of a report, as it shows them."""
 
@@ -59,7 +64,7 @@ class Sums:
         self.ms = self.timed = 0
 
     def add(self, row):
-        _, _, _, _, prompt, completion, total, usd, rub, ms = row
+        _, _, _, _, prompt, completion, total, usd, rub, ms, *_ = row
         self.count += 1
         self.prompt += prompt
         self.completion += completion
@@ -84,7 +89,7 @@ class Ledger:
     """The rows of one user, and the reports over them."""
 
     COLUMNS = ("created_at, agent_id, ai_provider, ai_model, prompt_tokens, completion_tokens, total_tokens,"
-               " cost_usd, cost_rub, execution_time_ms")
+               " cost_usd, cost_rub, execution_time_ms, request_id, id")
 
     def __init__(self, db, user, schema="main"):
         self.rows = []
@@ -156,6 +161,16 @@ class Ledger:
                           self.midnight(zone, last + datetime.timedelta(1)), agent)
         return [(period,) + sums.shown() + (sums.average(),)]
 
+    def chosen(self, agent, start, end):
+        return [(at, row) for at, row in self.rows if (start is None or at >= start) and (end is None or at <= end)
+                and (agent is None or row[1] == agent)]
+
     def count(self, agent, start, end):
-        return len([row for at, row in self.rows if (start is None or at >= start) and (end is None or at <= end)
-                    and (agent is None or row[1] == agent)])
+        return len(self.chosen(agent, start, end))
+
+    def page(self, limit, offset, agent, start, end):
+        """Of each row: id, created_at, agent to cost_rub, execution_time_ms, request_id."""
+        listed = sorted(self.chosen(agent, start, end), key=lambda pair: (-pair[0], -pair[1][-1]))
+        return [(row[-1], shown_time(at)) + row[1:7] + tuple(
+            None if money(cost) is None else float(Decimal(money(cost)).scaleb(-12)) for cost in row[7:9]) + row[9:11]
+            for at, row in listed[offset:offset + limit]]

@@ -306,3 +306,22 @@ class Stream:
              ledger.totals(period, agent, zone, at))
         same("SELECT token_usage_detailed_count(?, ?, ?, ?, ?)", (user, agent, start, end, s),
              [(ledger.count(agent, start and start * 10**6, end and end * 10**6),)])
+        self.check_page(ledger, user, agent, start, end)
+
+    def check_page(self, ledger, user, agent, start, end):
+        """A page anywhere in the list, and the one behind it, which its last row's cursor finds."""
+        r = self.random
+        limit = r.choice([1, 5, 20, 100])
+        offset = r.choice([0, 0, r.randrange(10), r.randrange(200)])
+        sql = ("SELECT id, created_at, agent_id, ai_provider, ai_model, prompt_tokens, completion_tokens, total_tokens,"
+               " cost_usd, cost_rub, execution_time_ms, request_id, cursor"
+               " FROM token_usage_detailed(?, ?, ?, ?, ?, ?, ?, ?)")
+        cursor = None
+        for place in (offset, offset + limit):
+            got = self.reader.execute(
+                sql, (user, limit, 0 if cursor else place, agent, start, end, cursor, self.schema)).fetchall()
+            wanted = ledger.page(limit, place, agent, start and start * 10**6, end and end * 10**6)
+            assert [row[:-1] for row in got] == wanted, (user, limit, place, agent, start, end, cursor, got, wanted)
+            if len(got) < limit:
+                return
+            cursor = got[-1][-1]
