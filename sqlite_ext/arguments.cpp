@@ -3,6 +3,7 @@
 #include <charconv>
 #include <chrono>
 #include <cmath>
+#include <cstring>
 
 #include "../core/calendar.h"
 
@@ -122,11 +123,17 @@ void check_user(sqlite3_value *value) {
   }
 }
 
-void result_text(sqlite3_context *context, std::string_view text) {
-  sqlite3_result_text64(context, text.data(), text.size(), SQLITE_TRANSIENT, SQLITE_UTF8);
+void result_text(sqlite3_context *context, const std::string &text) {
+  if (std::strlen(text.c_str()) == text.size()) {
+    // So SQLite knows that the text ends in a zero byte, and need not copy it once more when the
+    // application asks for it.
+    sqlite3_result_text(context, text.c_str(), -1, SQLITE_TRANSIENT);
+  } else {
+    sqlite3_result_text64(context, text.data(), text.size(), SQLITE_TRANSIENT, SQLITE_UTF8);
+  }
 }
 
-void result_json(sqlite3_context *context, std::string_view json) {
+void result_json(sqlite3_context *context, const std::string &json) {
   result_text(context, json);
   sqlite3_result_subtype(context, 'J');
 }

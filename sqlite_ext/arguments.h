@@ -37,10 +37,10 @@ std::string schema_argument(sqlite3_value *value);
 // Throws where the user is NULL or not given.
 void check_user(sqlite3_value *value);
 
-void result_text(sqlite3_context *context, std::string_view text);
+void result_text(sqlite3_context *context, const std::string &text);
 
 // Text that SQLite's JSON functions take as JSON.
-void result_json(sqlite3_context *context, std::string_view json);
+void result_json(sqlite3_context *context, const std::string &json);
 
 // The flag that says that a function's result carries a subtype; 0 where SQLite's headers do not
 // know it.

@@ -6,9 +6,9 @@
 
 #include "../core/hex.h"
 #include "arguments.h"
+#include "connection.h"
 #include "place_finder.h"
 #include "request.h"
-#include "statement_cache.h"
 #include "sums.h"
 #include "visit.h"
 
@@ -39,10 +39,56 @@ RowId parse_id(const std::string &text, Affinity affinity) {
   return out;
 }
 
-std::optional<std::string> optional_text(sqlite3_value *value) {
-  return sqlite3_value_type(value) == SQLITE_NULL ? std::nullopt
-                                                  : std::optional(std::string(value_text(value)));
-}
+// Reads the rows of places one by one.
+class RowReader {
+ public:
+  RowReader(const Ledger &ledger, const DetailedFilter &filter)
+      : ledger_(ledger), filter_(filter) {}
+
+  DetailedRow read(const Place &place) {
+    if (row_) {
+      row_->reset();
+    } else {
+      prepare();
+    }
+    if (ledger_.has_rowid) {
+      row_->bind(3, place.rowid);
+    } else if (place.id.type == SQLITE_INTEGER) {
+      row_->bind(3, place.id.number);
+    } else if (place.id.type == SQLITE_BLOB) {
+      row_->bind_blob(3, place.id.bytes);
+    } else {
+      row_->bind(3, std::string_view(place.id.bytes));
+    }
+    DetailedRow out;
+    bool found = false;
+    RowVisitor([&](RowValues values) {
+      read_page_row(values, out);
+      found = true;
+    }).run(*row_);
+    if (!found) {
+      throw SqliteError(SQLITE_CORRUPT, "token_usage: an index row has no ledger row");
+    }
+    return out;
+  }
+
+ private:
+  void prepare() {
+    row_.emplace(ledger_.db, *ledger_.kept, number_of(Text::page_row), [this] {
+      return std::string("SELECT ") + kVisit + "(?11, " + kPageColumns + ") FROM " + ledger_.table +
+             (ledger_.has_rowid ? " WHERE " + ledger_.rowid + " = ?3"
+                                : " WHERE user_id = ?1 AND id = ?3");
+    });
+    if (!ledger_.has_rowid) {
+      // The key of such a table may be (user_id, id), and then `id` alone finds other users' rows.
+      bind_user(*row_, ledger_, filter_.user);
+    }
+  }
+
+  const Ledger &ledger_;
+  const DetailedFilter &filter_;
+  std::optional<Statement> row_;
+};
 
 }  // namespace
 
@@ -57,11 +103,27 @@ std::string RowId::cursor_text() const {
   }
 }
 
+void read_page_row(RowValues values, DetailedRow &row) {
+  row.request = read_request([values](int at) { return ValueSource(values[at]); });
+  constexpr int first_text = 6;
+  RowValues value = values + first_text;
+  for (std::optional<std::string> *const text :
+       {&row.agent_id, &row.ai_provider, &row.ai_model, &row.platform, &row.content_type,
+        &row.task_type, &row.content_id, &row.workflow_id, &row.request_id, &row.endpoint}) {
+    if (sqlite3_value_type(*value) == SQLITE_NULL) {
+      text->reset();
+    } else {
+      *text = value_text(*value);
+    }
+    ++value;
+  }
+}
+
 Page detailed_page(const Ledger &ledger, const DetailedFilter &filter, std::int64_t limit,
                    std::int64_t offset, const std::optional<Cursor> &after) {
   std::optional<Place> from;
   if (after) {
-    from = Place{after->created_at, parse_id(after->id, ledger.id), 0};
+    from = Place{after->created_at, parse_id(after->id, ledger.id), 0, std::nullopt};
     if (from->id.type != SQLITE_INTEGER && id_is_rowid(ledger)) {
       bad_argument("after", rule_cursor, encode_cursor(after->created_at, after->id));
     }
@@ -70,7 +132,8 @@ Page detailed_page(const Ledger &ledger, const DetailedFilter &filter, std::int6
   // hold is past any ledger.
   constexpr std::int64_t most = std::numeric_limits<std::int64_t>::max() / 256;
   const auto wanted = static_cast<std::size_t>(std::min(offset, most) + limit + 1);
-  const std::vector<Place> places = find_places(ledger, filter, wanted, from);
+  // Of a page that lies deep in the list, most places that are met belong to no row of it.
+  auto [places, rows] = find_places(ledger, filter, wanted, from, offset <= limit);
 
   Page page;
   const auto skipped = static_cast<std::size_t>(
@@ -80,44 +143,25 @@ Page detailed_page(const Ledger &ledger, const DetailedFilter &filter, std::int6
   if (skipped == end) {
     return page;
   }
-  Statement row(ledger.db,
-                std::string("SELECT ") + kVisit +
-                    "(?11, prompt_tokens, completion_tokens, total_tokens, cost_usd, cost_rub,"
-                    " execution_time_ms, agent_id, ai_provider, ai_model, platform, content_type,"
-                    " task_type, content_id, workflow_id, request_id, endpoint) FROM " +
-                    ledger.table +
-                    (ledger.has_rowid ? " WHERE " + ledger.rowid + " = ?3"
-                                      : " WHERE user_id = ?1 AND id = ?3"),
-                Keep::yes);
-  if (!ledger.has_rowid) {
-    // The key of such a table may be (user_id, id), and then `id` alone finds other users' rows.
-    bind_user(row, ledger, filter.user);
+  RowReader reader(ledger, filter);
+  // Mostly they came in the order of the list.
+  std::size_t same = 0;
+  while (skipped == 0 && same < end && places[same].row == same) {
+    ++same;
   }
-  page.rows.reserve(end - skipped);
+  if (same == end) {
+    page.rows = std::move(rows);
+    page.rows.resize(end);
+  } else {
+    page.rows.reserve(end - skipped);
+    for (std::size_t i = skipped; i < end; ++i) {
+      page.rows.push_back(places[i].row ? std::move(rows[*places[i].row]) : reader.read(places[i]));
+    }
+  }
   for (std::size_t i = skipped; i < end; ++i) {
-    const Place &place = places[i];
-    row.reset();
-    if (ledger.has_rowid) {
-      row.bind(3, place.rowid);
-    } else if (place.id.type == SQLITE_INTEGER) {
-      row.bind(3, place.id.number);
-    } else if (place.id.type == SQLITE_BLOB) {
-      row.bind_blob(3, place.id.bytes);
-    } else {
-      row.bind(3, std::string_view(place.id.bytes));
-    }
-    RowVisitor([&](RowValues value) {
-      page.rows.push_back({place.id, place.created_at, optional_text(value[6]),
-                           optional_text(value[7]), optional_text(value[8]),
-                           read_request([value](int at) { return ValueSource(value[at]); }),
-                           optional_text(value[9]), optional_text(value[10]),
-                           optional_text(value[11]), optional_text(value[12]),
-                           optional_text(value[13]), optional_text(value[14]),
-                           optional_text(value[15])});
-    }).run(row);
-    if (page.rows.size() != i - skipped + 1) {
-      throw SqliteError(SQLITE_CORRUPT, "token_usage: an index row has no ledger row");
-    }
+    DetailedRow &row = page.rows[i - skipped];
+    row.created_at = places[i].created_at;
+    row.id = std::move(places[i].id);
   }
   return page;
 }
@@ -147,9 +191,8 @@ int register_detailed_count(sqlite3 *db) {
                                   time_argument("start_date", given(2)),
                                   time_argument("end_date", given(3))};
       const std::string schema = schema_argument(given(4));
-      check_schema(handle, schema);
       const Snapshot snapshot(handle, schema);
-      sqlite3_result_int64(context, detailed_count(find_ledger(handle, schema), filter));
+      sqlite3_result_int64(context, detailed_count(snapshot.ledger(), filter));
     });
   };
   int code = SQLITE_OK;

@@ -11,6 +11,7 @@
 #include "../core/cursor.h"
 #include "../core/measures.h"
 #include "ledger.h"
+#include "visit.h"
 
 namespace token_usage {
 
@@ -26,7 +27,7 @@ struct RowId {
 
 struct DetailedRow {
   RowId id;
-  Micros created_at;
+  Micros created_at = 0;
   std::optional<std::string> agent_id;
   std::optional<std::string> ai_provider;
   std::optional<std::string> ai_model;
@@ -41,6 +42,13 @@ struct DetailedRow {
 
   [[nodiscard]] std::string cursor() const { return encode_cursor(created_at, id.cursor_text()); }
 };
+
+// The columns of a row but id and created_at, and how they are read.
+inline constexpr const char *kPageColumns =
+    "prompt_tokens, completion_tokens, total_tokens, cost_usd, cost_rub, execution_time_ms,"
+    " agent_id, ai_provider, ai_model, platform, content_type, task_type, content_id, workflow_id,"
+    " request_id, endpoint";
+void read_page_row(RowValues values, DetailedRow &row);
 
 // Which rows a page is taken from.
 struct DetailedFilter {

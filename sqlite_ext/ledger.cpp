@@ -1,5 +1,7 @@
 #include "ledger.h"
 
+#include "connection.h"
+
 namespace token_usage {
 
 namespace {
@@ -92,36 +94,64 @@ Ledger find_ledger(sqlite3 *db, const std::string &schema) {
           column_affinity(db, schema, "created_at"),
           column_affinity(db, schema, "id"),
           !rowid.empty(),
-          rowid};
+          rowid,
+          has_table(db, schema, "token_usage_settings")};
 }
 
 bool id_is_rowid(const Ledger &ledger) {
+  if (ledger.id_is_rowid) {
+    return *ledger.id_is_rowid;
+  }
   int is_key = 0;
   const int code = sqlite3_table_column_metadata(ledger.db, ledger.schema.c_str(), "token_usage",
                                                  "id", nullptr, nullptr, nullptr, &is_key, nullptr);
   if (code != SQLITE_OK) {
     throw_sqlite(ledger.db, code);
   }
-  if (!ledger.has_rowid || is_key == 0) {
-    return false;
-  }
-  // A primary key that is not the rowid has an index of its own.
-  Statement index(ledger.db,
-                  "PRAGMA " + quote_identifier(ledger.schema) + ".index_list('token_usage')",
-                  Keep::yes);
-  constexpr int origin = 3;
-  while (index.step()) {
-    if (index.text(origin) == "pk") {
-      return false;
+  bool same = ledger.has_rowid && is_key != 0;
+  if (same) {
+    // A primary key that is not the rowid has an index of its own.
+    Statement index(ledger.db,
+                    "PRAGMA " + quote_identifier(ledger.schema) + ".index_list('token_usage')");
+    constexpr int origin = 3;
+    while (same && index.step()) {
+      same = index.text(origin) != "pk";
     }
   }
-  return true;
+  ledger.id_is_rowid = same;
+  return same;
 }
 
-Snapshot::Snapshot(sqlite3 *db, const std::string &schema)
-    : statement_(db, "SELECT 1 FROM " + quote_identifier(schema) + ".sqlite_master LIMIT 1",
-                 Keep::yes) {
-  statement_.step();
+Snapshot::Snapshot(sqlite3 *db, const std::string &schema) : ledger_(known_ledger(db, schema)) {
+  if (ledger_) {
+    try {
+      open(ledger_->kept, db, schema);
+      if (statement_->is_as_kept()) {
+        return;
+      }
+    } catch (const SqliteError &error) {
+      // A schema of that name may be gone, which find_ledger says better.
+      if ((error.code() & 0xFF) != SQLITE_ERROR) {
+        throw;
+      }
+    }
+    statement_.reset();
+  }
+  check_schema(db, schema);
+  open(std::make_shared<KeptStatements>(), db, schema);
+  Ledger found = find_ledger(db, schema);
+  found.kept = kept_;
+  ledger_ = std::make_shared<const Ledger>(std::move(found));
+  remember_ledger(ledger_);
+}
+
+void Snapshot::open(const std::shared_ptr<KeptStatements> &kept, sqlite3 *db,
+                    const std::string &schema) {
+  kept_ = kept;
+  statement_.emplace(db, *kept, number_of(Text::snapshot), [&schema] {
+    return "SELECT 1 FROM " + quote_identifier(schema) + ".sqlite_master LIMIT 1";
+  });
+  statement_->step();
 }
 
 }  // namespace token_usage

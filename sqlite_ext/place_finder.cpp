@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <limits>
 
+#include "request.h"
+#include "rollup.h"
 #include "sums.h"
 
 namespace token_usage {
@@ -45,12 +47,6 @@ RowId read_id(const Statement &row, int column) {
   return out;
 }
 
-// `YYYY-MM-DD`, the mark between date and time and `HH` of a time, followed by `end`.
-std::string hour_text(Micros time, char mark, std::string_view end) {
-  const std::string text = format_timestamp(time);
-  return text.substr(0, 10) + mark + text.substr(11, 2).append(end);
-}
-
 // True for text of a time that ends in an offset.
 bool has_offset(std::string_view text) {
   constexpr std::size_t shortest = std::string_view("2025-10-20 14:30+03:00").size();
@@ -65,7 +61,7 @@ bool has_offset(std::string_view text) {
 class PlaceFinder {
  public:
   PlaceFinder(const Ledger &ledger, const DetailedFilter &filter, std::size_t wanted,
-              const std::optional<Place> &after)
+              const std::optional<Place> &after, bool with_rows)
       : ledger_(ledger),
         filter_(filter),
         wanted_(wanted),
@@ -73,29 +69,37 @@ class PlaceFinder {
         low_(std::max(low_of(filter), kFirstInstant)),
         high_(past_high_of(filter)),
         id_is_rowid_(id_is_rowid(ledger)),
-        from_(" FROM " + ledger.table + " WHERE user_id = ?1" +
-              (filter.agent ? " AND agent_id = ?2" : "")),
-        columns_("created_at, " + (id_is_rowid_ || !ledger.has_rowid ? "id" : ledger.rowid) +
-                 (filter.agent ? ", agent_id" : "")) {
+        with_rows_(with_rows && id_is_rowid_) {
     if (after && after->created_at < high_ - 1) {
       high_ = after->created_at + 1;
     }
+    if (with_rows_) {
+      rows_.reserve(wanted + 1);
+    }
   }
 
-  std::vector<Place> find() {
-    if (low_ < high_) {
-      // A column of text affinity holds no numbers, and would compare these bounds as text.
-      if (ledger_.created_at != Affinity::text) {
+  Places find() {
+    if (low_ < high_ && learn_forms()) {
+      if (has_numbers_) {
         scan_numbers();
       }
       scan_plain_text();
-      scan_text_with_offset();
-      std::sort_heap(heap_.begin(), heap_.end(), listed_before);
+      if (has_offsets_) {
+        scan_text_with_offset();
+      }
+      if (!in_order_) {
+        std::sort_heap(places_.begin(), places_.end(), listed_before);
+      }
     }
-    return std::move(heap_);
+    return {std::move(places_), std::move(rows_)};
   }
 
  private:
+  struct Met {
+    std::int64_t rowid;
+    std::optional<std::size_t> row;
+  };
+
   // Rows of one stored value that were met, until it is known how many there are.
   struct Run {
     bool open = false;
@@ -103,16 +107,46 @@ class PlaceFinder {
     int type = SQLITE_NULL;
     double number = 0;
     std::optional<Micros> time;
-    std::vector<std::int64_t> rowids;
+    std::vector<Met> rows;
   };
 
   enum class Form { number, plain_text, text_with_offset };
 
-  [[nodiscard]] bool full() const { return heap_.size() == wanted_; }
+  // What the list of odd rows says of the forms in which the user's times may be stored: without
+  // any, there is no offset but `+00:00`. False where the user has no rows at all.
+  bool learn_forms() {
+    // A column of text affinity holds no numbers, and would compare their bounds as text.
+    has_numbers_ = ledger_.created_at != Affinity::text;
+    if (rollups_usable(ledger_)) {
+      const std::optional<UserState> state = user_state(ledger_, filter_.user);
+      if (!state) {
+        return false;
+      }
+      has_numbers_ = state->has_numbers;
+      has_offsets_ = state->has_odd_rows;
+    }
+    return true;
+  }
+
+  [[nodiscard]] bool full() const { return places_.size() == wanted_; }
+
+  // The place that is listed last; there is one.
+  [[nodiscard]] const Place &last() const { return in_order_ ? places_.back() : places_.front(); }
 
   // True where no row of that time can be in the list any more.
   [[nodiscard]] bool too_old(Micros time) const {
-    return time < low_ || (full() && time < heap_.front().created_at);
+    return time < low_ || (full() && time < last().created_at);
+  }
+
+  [[nodiscard]] std::string from() const {
+    return " FROM " + ledger_.table + " WHERE user_id = ?1" +
+           (filter_.agent ? " AND agent_id = ?2" : "");
+  }
+
+  [[nodiscard]] std::string columns(bool with_row) const {
+    const std::string id = id_is_rowid_ || !ledger_.has_rowid ? "id" : ledger_.rowid;
+    return "created_at, " + id + (filter_.agent ? ", agent_id" : "") +
+           (with_row ? std::string(", ") + kSee + "(?11, id, " + kPageColumns + ")" : "");
   }
 
   void scan_numbers() {
@@ -121,27 +155,27 @@ class PlaceFinder {
       return time / step - (time % step < 0 ? 1 : 0);
     };
     const std::int64_t seconds_past = floor_divide(high_ - 1, kMicrosPerSecond) + 1;
-    scan(Form::number,
-         seconds_past > first_millis
-             ? " AND (created_at < 100000000000 OR typeof(created_at) = 'real')"
-             : "",
+    const bool past_seconds = seconds_past > first_millis;
+    scan(Form::number, past_seconds ? 1 : 0,
+         past_seconds ? " AND (created_at < 100000000000 OR typeof(created_at) = 'real')" : "",
          floor_divide(low_, kMicrosPerSecond), seconds_past);
     const std::int64_t millis_past = floor_divide(high_ - 1, 1'000) + 1;
     if (millis_past > first_millis) {
-      scan(Form::number, " AND typeof(created_at) = 'integer'",
+      scan(Form::number, 2, " AND typeof(created_at) = 'integer'",
            std::max(first_millis, floor_divide(low_, 1'000)), millis_past);
     }
   }
 
   void scan_plain_text() {
-    scan(Form::plain_text, "", hour_text(low_, ' ', ""), hour_text(high_ - 1, 'T', "~"));
+    // The same text as that for numbers.
+    scan(Form::plain_text, 0, "", hour_text(low_, ' ', ""), hour_text(high_ - 1, 'T', "~"));
   }
 
   void scan_text_with_offset() {
-    const Micros low = full() ? std::max(low_, heap_.front().created_at) : low_;
+    const Micros low = full() ? std::max(low_, last().created_at) : low_;
     const Micros first = std::max(low - kMicrosPerDay, kFirstInstant);
     const Micros last = std::min(high_ + kMicrosPerDay, kPastLastInstant) - 1;
-    scan(Form::text_with_offset,
+    scan(Form::text_with_offset, 3,
          " AND length(created_at) > 21 AND substr(created_at, -6, 1) IN ('+', '-')",
          first == kFirstInstant ? "0000-" : hour_text(first, ' ', ""),
          last == kPastLastInstant - 1 ? "9999-13" : hour_text(last, 'T', "~"));
@@ -171,13 +205,25 @@ class PlaceFinder {
     return *local + step + (form == Form::text_with_offset ? kMicrosPerDay : 0);
   }
 
-  // Reads the rows whose stored created_at lies in [low, high) downward.
+  // Reads the rows whose stored created_at lies in [low, high) downward. `which` stands for the
+  // condition.
   template <typename Bound>
-  void scan(Form form, const char *condition, const Bound &low, const Bound &high) {
-    Statement row(ledger_.db,
-                  "SELECT " + columns_ + from_ + " AND created_at < ?3 AND created_at >= ?4" +
-                      condition + " ORDER BY created_at DESC",
-                  Keep::yes);
+  void scan(Form form, unsigned which, const char *condition, const Bound &low, const Bound &high) {
+    const unsigned variant = which << 2U | (filter_.agent ? 2U : 0U) | (with_rows_ ? 1U : 0U);
+    Statement row = ledger_.statement(number_of(Text::places, variant), [&] {
+      return "SELECT " + columns(with_rows_) + from() +
+             " AND created_at < ?3 AND created_at >= ?4" + condition + " ORDER BY created_at DESC";
+    });
+    RowVisitor visitor([this](RowValues values) {
+      if (rows_.size() == kept_rows_) {
+        rows_.emplace_back();
+      }
+      seen_id_ = sqlite3_value_int64(values[0]);
+      read_page_row(values + 1, rows_.back());
+    });
+    if (with_rows_) {
+      visitor.attach(row);
+    }
     bind_filter(row);
     bind(row, 3, high);
     bind(row, 4, low);
@@ -188,11 +234,12 @@ class PlaceFinder {
     constexpr std::size_t long_run = 64;
     bool skipped_newer = false;
     Run run;
-    while (row.step()) {
-      if (!run.open || !is_of(run, row)) {
+    while (visitor.step(row)) {
+      sqlite3_value *const stored = row.value(0);
+      if (!run.open || !is_of(run, stored)) {
         flush(run);
-        start(run, row);
-        if (form == Form::plain_text && has_offset(run.text)) {
+        start(run, stored);
+        if (form == Form::plain_text && has_offsets_ && has_offset(run.text)) {
           run.time.reset();
         }
         if (too_old(ceiling_of(form, run))) {
@@ -226,15 +273,16 @@ class PlaceFinder {
         continue;
       }
       if (!ledger_.has_rowid) {
-        offer({*run.time, read_id(row, 1), 0});
+        offer({*run.time, read_id(row, 1), 0, std::nullopt});
       } else if (!id_is_rowid_) {
-        offer({*run.time, id_of(row.int64(1)), row.int64(1)});
+        offer({*run.time, id_of(row.int64(1)), row.int64(1), std::nullopt});
       } else {
-        run.rowids.push_back(row.int64(1));
-        if (may_leave && run.rowids.size() > long_run) {
+        const std::int64_t rowid = row.int64(1);
+        run.rows.push_back({rowid, keep_seen(rowid)});
+        if (may_leave && run.rows.size() > long_run) {
           const OwnedValue value = row.copy(0);
           offer_newest(value.get(), *run.time);
-          run.rowids.clear();
+          run.rows.clear();
           run.open = false;
           row.reset();
           row.bind(3, value.get());
@@ -263,35 +311,48 @@ class PlaceFinder {
     bind(row, 3, high);
   }
 
-  static void start(Run &run, const Statement &row) {
+  static void start(Run &run, sqlite3_value *stored) {
     run.open = true;
-    run.type = row.type(0);
-    run.text = run.type == SQLITE_TEXT ? row.text(0) : std::string_view();
-    run.number = run.type == SQLITE_TEXT ? 0 : row.real(0);
-    run.time = stored_time(row, 0);
-    run.rowids.clear();
+    run.type = sqlite3_value_type(stored);
+    run.text = run.type == SQLITE_TEXT ? value_text(stored) : std::string_view();
+    run.number = run.type == SQLITE_TEXT ? 0 : sqlite3_value_double(stored);
+    run.time = stored_time(ValueSource(stored));
+    run.rows.clear();
   }
 
-  static bool is_of(const Run &run, const Statement &row) {
-    return row.type(0) == run.type &&
-           (run.type == SQLITE_TEXT ? row.text(0) == run.text : row.real(0) == run.number);
+  static bool is_of(const Run &run, sqlite3_value *stored) {
+    return sqlite3_value_type(stored) == run.type &&
+           (run.type == SQLITE_TEXT ? value_text(stored) == run.text
+                                    : sqlite3_value_double(stored) == run.number);
   }
 
   void flush(Run &run) {
-    for (const std::int64_t rowid : run.rowids) {
-      offer({*run.time, RowId{SQLITE_INTEGER, rowid, {}}, rowid});
+    // Rows of one time are listed by descending id, and mostly stand by ascending id in the index.
+    for (auto met = run.rows.rbegin(); met != run.rows.rend(); ++met) {
+      offer({*run.time, RowId{SQLITE_INTEGER, met->rowid, {}}, met->rowid, met->row});
     }
-    run.rowids.clear();
+    run.rows.clear();
+  }
+
+  // Takes over what was seen of the row. Not where it was seen at another time than the row came,
+  // as in a query that sorts, nor from more rows than a page may have use for.
+  std::optional<std::size_t> keep_seen(std::int64_t rowid) {
+    constexpr std::size_t spare = 64;
+    if (rows_.size() == kept_rows_ || seen_id_ != rowid || kept_rows_ >= 2 * wanted_ + spare) {
+      return std::nullopt;
+    }
+    return kept_rows_++;
   }
 
   // Among very many rows of one stored value, those with the highest ids, as far as they are
   // wanted.
   void offer_newest(const sqlite3_value *value, Micros time) {
     const bool behind = after_ && after_->created_at == time;
-    Statement row(ledger_.db,
-                  "SELECT " + columns_ + from_ + " AND created_at = ?3" +
-                      (behind ? " AND id < ?4" : "") + " ORDER BY id DESC",
-                  Keep::yes);
+    const unsigned variant = (filter_.agent ? 1U : 0U) | (behind ? 2U : 0U);
+    Statement row = ledger_.statement(number_of(Text::newest_of_time, variant), [&] {
+      return "SELECT " + columns(false) + from() + " AND created_at = ?3" +
+             (behind ? " AND id < ?4" : "") + " ORDER BY id DESC";
+    });
     bind_filter(row);
     row.bind(3, value);
     if (behind) {
@@ -299,8 +360,8 @@ class PlaceFinder {
     }
     while (row.step()) {
       // The column's collation may find more than the value's bytes.
-      if (stored_time(row, 0) == time && is_of_agent(row) &&
-          !offer({time, RowId{SQLITE_INTEGER, row.int64(1), {}}, row.int64(1)})) {
+      if (stored_time(ColumnSource(row, 0)) == time && is_of_agent(row) &&
+          !offer({time, RowId{SQLITE_INTEGER, row.int64(1), {}}, row.int64(1), std::nullopt})) {
         return;
       }
     }
@@ -324,16 +385,29 @@ class PlaceFinder {
 
   // Takes the place into the list where it belongs there; false where it does not.
   bool offer(Place place) {
-    if ((after_ && !listed_before(*after_, place)) ||
-        (full() && !listed_before(place, heap_.front()))) {
+    if (after_ && !listed_before(*after_, place)) {
       return false;
     }
-    if (full()) {
-      std::pop_heap(heap_.begin(), heap_.end(), listed_before);
-      heap_.pop_back();
+    if (in_order_) {
+      if (places_.empty() || listed_before(places_.back(), place)) {
+        if (full()) {
+          return false;
+        }
+        places_.push_back(std::move(place));
+        return true;
+      }
+      std::make_heap(places_.begin(), places_.end(), listed_before);
+      in_order_ = false;
     }
-    heap_.push_back(std::move(place));
-    std::push_heap(heap_.begin(), heap_.end(), listed_before);
+    if (full()) {
+      if (!listed_before(place, places_.front())) {
+        return false;
+      }
+      std::pop_heap(places_.begin(), places_.end(), listed_before);
+      places_.pop_back();
+    }
+    places_.push_back(std::move(place));
+    std::push_heap(places_.begin(), places_.end(), listed_before);
     return true;
   }
 
@@ -344,9 +418,17 @@ class PlaceFinder {
   Micros low_;
   Micros high_;
   bool id_is_rowid_;
-  std::string from_;
-  std::string columns_;
-  std::vector<Place> heap_;  // the place that is listed last is on top
+  bool with_rows_;
+  bool has_numbers_ = true;
+  bool has_offsets_ = true;
+  // In the order of the list as long as they come in it; from then on a heap, with the place that
+  // is listed last on top.
+  std::vector<Place> places_;
+  bool in_order_ = true;
+  // Rows that are kept, and behind them the one that was read last, with its id.
+  std::vector<DetailedRow> rows_;
+  std::size_t kept_rows_ = 0;
+  std::int64_t seen_id_ = 0;
   std::optional<Statement> id_row_;
 };
 
@@ -360,9 +442,9 @@ Micros past_high_of(const DetailedFilter &filter) {
   return filter.end ? std::min(*filter.end, kPastLastInstant - 1) + 1 : kPastLastInstant;
 }
 
-std::vector<Place> find_places(const Ledger &ledger, const DetailedFilter &filter,
-                               std::size_t wanted, const std::optional<Place> &after) {
-  return PlaceFinder(ledger, filter, wanted, after).find();
+Places find_places(const Ledger &ledger, const DetailedFilter &filter, std::size_t wanted,
+                   const std::optional<Place> &after, bool with_rows) {
+  return PlaceFinder(ledger, filter, wanted, after, with_rows).find();
 }
 
 }  // namespace token_usage

@@ -14,14 +14,21 @@ struct Place {
   Micros created_at = 0;
   RowId id;
   std::int64_t rowid = 0;
+  std::optional<std::size_t> row;  // where the whole row stands in Places::rows, if it does
+};
+
+struct Places {
+  std::vector<Place> list;
+  std::vector<DetailedRow> rows;
 };
 
 // What the filter asks for, as [low, past high).
 Micros low_of(const DetailedFilter &filter);
 Micros past_high_of(const DetailedFilter &filter);
 
-// The first `wanted` places of the list behind `after`.
-std::vector<Place> find_places(const Ledger &ledger, const DetailedFilter &filter,
-                               std::size_t wanted, const std::optional<Place> &after);
+// The first `wanted` places of the list behind `after`; `with_rows`: and the rows themselves, as
+// far as they come to hand.
+Places find_places(const Ledger &ledger, const DetailedFilter &filter, std::size_t wanted,
+                   const std::optional<Place> &after, bool with_rows);
 
 }  // namespace token_usage

@@ -7,9 +7,9 @@
 
 #include "../core/json.h"
 #include "arguments.h"
+#include "connection.h"
 #include "detailed.h"
 #include "reports.h"
-#include "statement_cache.h"
 
 namespace token_usage {
 
@@ -147,9 +147,8 @@ std::string detailed_body(const Arguments &in) {
                               time_argument("end_date", in[5])};
   const std::optional<Cursor> after = cursor_argument(in[6]);
   const std::string schema = schema_argument(in[7]);
-  check_schema(in.db, schema);
   const Snapshot snapshot(in.db, schema);
-  const Ledger ledger = find_ledger(in.db, schema);
+  const Ledger &ledger = snapshot.ledger();
   const Page page = detailed_page(ledger, filter, limit, offset, after);
   JsonWriter out;
   out.begin_object().key("success").boolean(true).key("data").begin_object();

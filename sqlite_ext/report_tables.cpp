@@ -8,32 +8,23 @@
 #include <iterator>
 #include <limits>
 #include <memory>
-#include <variant>
 
 #include "arguments.h"
+#include "connection.h"
 #include "detailed.h"
+#include "report_cells.h"
 #include "reports.h"
-#include "statement_cache.h"
 #include "verify.h"
 
 namespace token_usage {
 
 namespace {
 
-// An id of an adopted ledger that is a blob.
-struct Blob {
-  std::string bytes;
-};
-
-using Cell = std::variant<std::monostate, std::int64_t, double, std::string, Blob>;
-using Row = std::vector<Cell>;
-
 // The arguments of one call by their place in the contract's list; a null pointer where one is not
 // given.
 struct Arguments {
   sqlite3 *db;
   std::vector<sqlite3_value *> values;
-  bool last_column;  // whether the statement reads the last visible column
   sqlite3_value *operator[](std::size_t i) const { return values[i]; }
   [[nodiscard]] std::string schema() const { return schema_argument(values.back()); }
 };
@@ -44,6 +35,8 @@ struct Report {
   std::vector<const char *> arguments;  // hidden ones, without schema
   std::vector<Row> (*rows)(const Arguments &);
   double estimated_rows;
+  // In place of `rows`: a page, whose columns are made when they are asked for.
+  std::vector<DetailedRow> (*page)(const Arguments &) = nullptr;
 };
 
 #define TOKEN_USAGE_MEASURES                                                                \
@@ -56,63 +49,12 @@ constexpr const char *kDetailedColumns =
     "execution_time_ms INTEGER, platform TEXT, content_type TEXT, task_type TEXT, content_id TEXT, "
     "workflow_id TEXT, request_id TEXT, endpoint TEXT, cursor TEXT";
 
-void append_measures(Row &row, const Measures &measures) {
-  row.emplace_back(measures.requests_count);
-  row.emplace_back(token_sum(measures.prompt_tokens, "prompt_tokens"));
-  row.emplace_back(token_sum(measures.completion_tokens, "completion_tokens"));
-  row.emplace_back(token_sum(measures.total_tokens, "total_tokens"));
-  row.emplace_back(measures.cost_usd.to_double());
-  row.emplace_back(measures.cost_rub.to_double());
-  row.emplace_back(measures.unpriced_count);
-}
-
-Cell text_cell(const std::optional<std::string> &text) {
-  return text ? Cell(*text) : Cell();
-}
-
-// The same for a text that is not needed any more.
-Cell taken_cell(std::optional<std::string> &text) {
-  return text ? Cell(std::move(*text)) : Cell();
-}
-
-Cell cost_cell(const std::optional<Decimal> &cost) {
-  return cost ? Cell(cost->to_double()) : Cell();
-}
-
-// Milliseconds are whole unless an adopted column holds fractions.
-Cell milliseconds_cell(const std::optional<Decimal> &value) {
-  if (!value) {
-    return {};
-  }
-  constexpr int128 one = 1'000'000'000'000;
-  if (value->units() % one == 0) {
-    return static_cast<std::int64_t>(value->units() / one);
-  }
-  return value->to_double();
-}
-
-Cell id_cell(const RowId &id) {
-  switch (id.type) {
-    case SQLITE_INTEGER:
-      return id.number;
-    case SQLITE_BLOB:
-      return Blob{id.bytes};
-    default:
-      return id.bytes;
-  }
-}
-
-Cell average_cell(const Measures &measures) {
-  const std::optional<std::int64_t> average = measures.avg_execution_time_ms();
-  return average ? Cell(*average) : Cell();
-}
-
 std::vector<Row> group_rows(const std::vector<GroupMeasures> &groups) {
   std::vector<Row> out;
   for (const GroupMeasures &group : groups) {
-    Row row;
-    for (const std::optional<std::string> &key : group.keys) {
-      row.push_back(text_cell(key));
+    Row row = row_of(text_cell(group.keys[0]));
+    for (std::size_t i = 1; i < group.keys.size(); ++i) {
+      row.push_back(text_cell(group.keys[i]));
     }
     append_measures(row, group.measures);
     row.push_back(average_cell(group.measures));
@@ -128,7 +70,7 @@ std::int64_t days_argument(const Arguments &in, const char *name) {
 std::vector<Row> summary_rows(const Arguments &in) {
   std::vector<Row> out;
   for (const NamedMeasures &line : summary(Scope(in.db, in[0], in[1], in[2], in.schema()))) {
-    Row row = {line.name};
+    Row row = row_of(line.name);
     append_measures(row, line.measures);
     out.push_back(std::move(row));
   }
@@ -141,7 +83,7 @@ std::vector<Row> history_rows(const Arguments &in) {
   std::vector<Row> out;
   for (const DayMeasures &line :
        history(Scope(in.db, in[0], in[3], in[4], in.schema()), days, text_argument(in[2]))) {
-    Row row = {format_date(line.day)};
+    Row row = row_of(format_date(line.day));
     append_measures(row, line.measures);
     out.push_back(std::move(row));
   }
@@ -171,13 +113,15 @@ std::vector<Row> totals_rows(const Arguments &in) {
   const std::string period = period_argument(in[1]);
   const Measures sum =
       totals(Scope(in.db, in[0], in[3], in[4], in.schema()), period, text_argument(in[2]));
-  Row row = {period};
+  Row row = row_of(period);
   append_measures(row, sum);
   row.push_back(average_cell(sum));
-  return {row};
+  std::vector<Row> out;
+  out.push_back(std::move(row));
+  return out;
 }
 
-std::vector<Row> detailed_rows(const Arguments &in) {
+std::vector<DetailedRow> detailed_rows(const Arguments &in) {
   check_user(in[0]);
   const std::int64_t limit = integer_argument("page_limit", in[1], 100, 1, 500);
   const std::int64_t offset =
@@ -186,44 +130,15 @@ std::vector<Row> detailed_rows(const Arguments &in) {
                               time_argument("end_date", in[5])};
   const std::optional<Cursor> after = cursor_argument(in[6]);
   const std::string schema = in.schema();
-  check_schema(in.db, schema);
   const Snapshot snapshot(in.db, schema);
-  Page page = detailed_page(find_ledger(in.db, schema), filter, limit, offset, after);
-  std::vector<Row> out;
-  out.reserve(page.rows.size());
-  for (DetailedRow &line : page.rows) {
-    const Request &request = line.request;
-    Row row;
-    row.reserve(19);
-    row.push_back(id_cell(line.id));
-    row.emplace_back(format_timestamp(line.created_at));
-    for (std::optional<std::string> *const text :
-         {&line.agent_id, &line.ai_provider, &line.ai_model}) {
-      row.push_back(taken_cell(*text));
-    }
-    row.emplace_back(request.prompt_tokens);
-    row.emplace_back(request.completion_tokens);
-    row.emplace_back(request.total_tokens);
-    row.push_back(cost_cell(request.cost_usd));
-    row.push_back(cost_cell(request.cost_rub));
-    row.push_back(milliseconds_cell(request.execution_time_ms));
-    for (std::optional<std::string> *const text :
-         {&line.platform, &line.content_type, &line.task_type, &line.content_id, &line.workflow_id,
-          &line.request_id, &line.endpoint}) {
-      row.push_back(taken_cell(*text));
-    }
-    row.push_back(in.last_column ? Cell(line.cursor()) : Cell());
-    out.push_back(std::move(row));
-  }
-  return out;
+  return detailed_page(snapshot.ledger(), filter, limit, offset, after).rows;
 }
 
 std::vector<Row> verify_rows(const Arguments &in) {
   const std::string schema = in.schema();
-  check_schema(in.db, schema);
   const Snapshot snapshot(in.db, schema);
   std::vector<Row> out;
-  for (const Difference &line : verify(find_ledger(in.db, schema), in[0])) {
+  for (const Difference &line : verify(snapshot.ledger(), in[0])) {
     out.push_back({line.user_id, line.bucket, line.dimension, line.measure, text_cell(line.ledger),
                    text_cell(line.rollup)});
   }
@@ -265,8 +180,9 @@ const Report kReports[] = {
     {"token_usage_detailed",
      kDetailedColumns,
      {"user_id", "page_limit", "page_offset", "agent", "start_date", "end_date", "after"},
-     detailed_rows,
-     100},
+     nullptr,
+     100,
+     detailed_rows},
     {"token_usage_verify",
      "user_id TEXT, bucket TEXT, dimension TEXT, measure TEXT, ledger TEXT, rollup TEXT",
      {"for_user"},
@@ -283,9 +199,10 @@ struct Table : sqlite3_vtab {
 
 struct ReportCursor : sqlite3_vtab_cursor {
   std::vector<Row> rows;
+  std::vector<DetailedRow> page;  // in place of `rows`
   std::size_t at = 0;
   // What the hidden columns show: the arguments of the call.
-  std::vector<OwnedValue> arguments;
+  std::vector<Cell> arguments;
 };
 
 int connect(sqlite3 *db, void *data, int, const char *const *, sqlite3_vtab **out,
@@ -307,7 +224,7 @@ int connect(sqlite3 *db, void *data, int, const char *const *, sqlite3_vtab **ou
     table->report = report;
     table->visible = 1 + static_cast<int>(std::count(columns.begin(), columns.end(), ','));
     table->hidden = static_cast<int>(report->arguments.size()) + 1;
-    keep_statements(db);
+    table_connected(db);
     *out = table.release();
     return SQLITE_OK;
   } catch (const std::bad_alloc &) {
@@ -319,13 +236,10 @@ int connect(sqlite3 *db, void *data, int, const char *const *, sqlite3_vtab **ou
 
 int disconnect(sqlite3_vtab *base) noexcept {
   const auto *const table = static_cast<Table *>(base);
-  drop_statements(table->db);
+  table_disconnected(table->db);
   delete table;
   return SQLITE_OK;
 }
-
-// In idxNum, above the bits of the arguments.
-constexpr int kLastColumn = 1 << 20;
 
 int best_index(sqlite3_vtab *base, sqlite3_index_info *info) noexcept {
   const auto *const table = static_cast<Table *>(base);
@@ -361,10 +275,6 @@ int best_index(sqlite3_vtab *base, sqlite3_index_info *info) noexcept {
     if (chosen[0] < 0 && table->report->rows != verify_rows) {
       bad_argument("user_id", "given", "NULL");
     }
-    // SQLite's mask of columns says so of all from the 63rd on with one bit; no report has as many.
-    if (((info->colUsed >> (table->visible - 1)) & 1) != 0) {
-      info->idxNum |= kLastColumn;
-    }
     info->estimatedCost = 1000;
     info->estimatedRows = static_cast<sqlite3_int64>(table->report->estimated_rows);
     return SQLITE_OK;
@@ -389,20 +299,23 @@ int filter(sqlite3_vtab_cursor *base, int which, const char *, int,
   auto *const table = static_cast<Table *>(base->pVtab);
   return guard(table, [&] {
     cursor->rows.clear();
+    cursor->page.clear();
     cursor->arguments.clear();
     cursor->at = 0;
-    Arguments arguments{table->db, {}, (which & kLastColumn) != 0};
+    Arguments arguments{table->db, {}};
     int next = 0;
+    arguments.values.reserve(static_cast<std::size_t>(table->hidden));
+    cursor->arguments.reserve(static_cast<std::size_t>(table->hidden));
     for (int slot = 0; slot < table->hidden; ++slot) {
       sqlite3_value *const value = ((which >> slot) & 1) != 0 ? values[next++] : nullptr;
       arguments.values.push_back(value);
-      auto &copy = cursor->arguments.emplace_back();
-      copy.reset(value == nullptr ? nullptr : sqlite3_value_dup(value));
-      if (value != nullptr && copy == nullptr) {
-        throw std::bad_alloc();
-      }
+      cursor->arguments.push_back(value_cell(value));
     }
-    cursor->rows = table->report->rows(arguments);
+    if (table->report->page != nullptr) {
+      cursor->page = table->report->page(arguments);
+    } else {
+      cursor->rows = table->report->rows(arguments);
+    }
     return SQLITE_OK;
   });
 }
@@ -414,29 +327,22 @@ int next(sqlite3_vtab_cursor *cursor) noexcept {
 
 int eof(sqlite3_vtab_cursor *base) noexcept {
   const auto *const cursor = static_cast<ReportCursor *>(base);
-  return cursor->at >= cursor->rows.size() ? 1 : 0;
+  return cursor->at >= cursor->rows.size() + cursor->page.size() ? 1 : 0;
 }
 
 int column(sqlite3_vtab_cursor *base, sqlite3_context *context, int index) noexcept {
   const auto *const cursor = static_cast<ReportCursor *>(base);
   const auto *const table = static_cast<Table *>(base->pVtab);
-  if (index >= table->visible) {
-    const auto &value = cursor->arguments[static_cast<std::size_t>(index - table->visible)];
-    if (value) {
-      sqlite3_result_value(context, value.get());
+  guard(context, [&] {
+    const auto at = static_cast<std::size_t>(index);
+    if (index >= table->visible) {
+      result_cell(context, cursor->arguments[at - static_cast<std::size_t>(table->visible)]);
+    } else if (table->report->page != nullptr) {
+      result_detailed(context, cursor->page[cursor->at], index);
+    } else {
+      result_cell(context, cursor->rows[cursor->at][at]);
     }
-    return SQLITE_OK;
-  }
-  const Cell &cell = cursor->rows[cursor->at][static_cast<std::size_t>(index)];
-  if (const auto *const integer = std::get_if<std::int64_t>(&cell)) {
-    sqlite3_result_int64(context, *integer);
-  } else if (const auto *const real = std::get_if<double>(&cell)) {
-    sqlite3_result_double(context, *real);
-  } else if (const auto *const text = std::get_if<std::string>(&cell)) {
-    result_text(context, *text);
-  } else if (const auto *const blob = std::get_if<Blob>(&cell)) {
-    sqlite3_result_blob64(context, blob->bytes.data(), blob->bytes.size(), SQLITE_TRANSIENT);
-  }
+  });
   return SQLITE_OK;
 }
 

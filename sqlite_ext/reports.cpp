@@ -9,19 +9,14 @@ namespace token_usage {
 
 namespace {
 
-TimeZone zone_of(sqlite3 *db, const std::string &schema, sqlite3_value *time_zone) {
+TimeZone zone_of(const Ledger &ledger, sqlite3_value *time_zone) {
   const std::optional<std::string> given = text_argument(time_zone);
-  return TimeZone::load(given ? *given : read_setting(db, schema, "time_zone"));
+  return TimeZone::load(given ? *given : read_setting(ledger, "time_zone"));
 }
 
 sqlite3_value *checked_user(sqlite3_value *user) {
   check_user(user);
   return user;
-}
-
-std::string checked_schema(sqlite3 *db, const std::string &schema) {
-  check_schema(db, schema);
-  return schema;
 }
 
 // Ascending by bytes, nothing last.
@@ -76,9 +71,9 @@ std::vector<GroupMeasures> groups_of(const Scope &scope, const std::vector<Micro
 Scope::Scope(sqlite3 *db, sqlite3_value *user_id, sqlite3_value *time_zone, sqlite3_value *as_of,
              const std::string &schema)
     : user(checked_user(user_id)),
-      snapshot(db, checked_schema(db, schema)),
-      ledger(find_ledger(db, schema)),
-      zone(zone_of(db, schema, time_zone)),
+      snapshot(db, schema),
+      ledger(snapshot.ledger()),
+      zone(zone_of(ledger, time_zone)),
       last(zone.day_of(as_of_argument(as_of))) {}
 
 std::vector<Micros> Scope::period(Day first) const {

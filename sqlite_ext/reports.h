@@ -21,7 +21,7 @@ struct Scope {
 
   sqlite3_value *user;
   Snapshot snapshot;
-  Ledger ledger;
+  const Ledger &ledger;
   TimeZone zone;
   Day last;
 

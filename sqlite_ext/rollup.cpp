@@ -7,7 +7,6 @@
 
 #include "migration.h"
 #include "request.h"
-#include "statement_cache.h"
 #include "visit.h"
 
 namespace token_usage {
@@ -49,11 +48,12 @@ struct Taken {
 // The buckets that lie in `pieces`, taken out of them size by size.
 class Cover {
  public:
-  Cover(SumSet &sums, const Ledger &ledger, const RolledUser &user, Dimension dimension,
-        const std::optional<std::string> &agent)
+  Cover(SumSet &sums, const Ledger &ledger, const sqlite3_value *user, Hour until,
+        Dimension dimension, const std::optional<std::string> &agent)
       : sums_(sums),
         ledger_(ledger),
         user_(user),
+        until_(until),
         dimension_(dimension),
         agent_(agent),
         grouped_(key_count(dimension) > 0 || agent) {}
@@ -78,7 +78,7 @@ class Cover {
   // Read when a bucket could be taken: most reports of a user with few buckets take none.
   bool is_marked(const Mark &mark) {
     if (!marks_known_) {
-      marks_ = marks_of(ledger_, user_.stored.get());
+      marks_ = marks_of(ledger_, user_);
       marks_known_ = true;
     }
     return std::binary_search(marks_.begin(), marks_.end(), mark);
@@ -95,20 +95,20 @@ class Cover {
            std::size_t first, std::size_t past, std::vector<Taken> &taken,
            std::vector<Piece> &left) {
     const Hour low = std::max<Hour>(0, hour_of(pieces[first].low));
-    const Hour high = std::min(user_.until, hour_of(pieces[past - 1].high));
+    const Hour high = std::min(until_, hour_of(pieces[past - 1].high));
     std::size_t at = first;
     Micros from = pieces[at].low;  // what is left of pieces[at] starts here
     if (low + size <= high) {
       if (total) {
         total->reset();
       } else {
-        total.emplace(ledger_.db,
-                      std::string("SELECT bucket, ") + kRolledColumns + " FROM " +
-                          beside(ledger_, "token_usage_rollup") +
-                          " WHERE user_id = ?1 AND size = ?2 AND dimension = 0 AND bucket >= ?3"
-                          " AND bucket < ?4 ORDER BY bucket",
-                      Keep::yes);
-        total->bind(1, user_.stored.get()).bind(2, size);
+        total.emplace(ledger_.db, *ledger_.kept, number_of(Text::buckets), [this] {
+          return std::string("SELECT bucket, ") + kRolledColumns + " FROM " +
+                 beside(ledger_, "token_usage_rollup") +
+                 " WHERE user_id = ?1 AND size = ?2 AND dimension = 0 AND bucket >= ?3"
+                 " AND bucket < ?4 ORDER BY bucket";
+        });
+        total->bind(1, user_).bind(2, size);
       }
       total->bind(3, low).bind(4, high);
       while (total->step()) {
@@ -124,7 +124,7 @@ class Cover {
         if (at == past) {
           break;
         }
-        if (start < from || end > pieces[at].high || bucket + size > user_.until ||
+        if (start < from || end > pieces[at].high || bucket + size > until_ ||
             is_marked({bucket + size, size})) {
           continue;
         }
@@ -150,14 +150,14 @@ class Cover {
     if (taken.empty()) {
       return;
     }
-    Statement row(ledger_.db,
-                  std::string("SELECT ") + kVisit + "(?11, key1, key2, " + kRolledColumns +
-                      ") FROM " + beside(ledger_, "token_usage_rollup") +
-                      " WHERE user_id = ?1 AND size = ?2 AND dimension = ?3 AND bucket >= ?4"
-                      " AND bucket < ?5" +
-                      (agent_ ? " AND key1 = ?6" : ""),
-                  Keep::yes);
-    row.bind(1, user_.stored.get()).bind(2, size);
+    Statement row = ledger_.statement(number_of(Text::groups, agent_ ? 1 : 0), [this] {
+      return std::string("SELECT ") + kVisit + "(?11, key1, key2, " + kRolledColumns + ") FROM " +
+             beside(ledger_, "token_usage_rollup") +
+             " WHERE user_id = ?1 AND size = ?2 AND dimension = ?3 AND bucket >= ?4"
+             " AND bucket < ?5" +
+             (agent_ ? " AND key1 = ?6" : "");
+    });
+    row.bind(1, user_).bind(2, size);
     row.bind(3, static_cast<std::int64_t>(key_count(agent_ ? Dimension::agent : dimension_)));
     if (agent_) {
       row.bind(6, std::string_view(*agent_));
@@ -179,7 +179,8 @@ class Cover {
 
   SumSet &sums_;
   const Ledger &ledger_;
-  const RolledUser &user_;
+  const sqlite3_value *user_;
+  Hour until_;
   bool marks_known_ = false;
   std::vector<Mark> marks_;
   Dimension dimension_;
@@ -209,11 +210,10 @@ bool objects_are_ours(const Ledger &ledger) {
   const std::vector<MigrationObject> &wanted = rollup_objects();
   Statement row(ledger.db,
                 "SELECT name, sql FROM " + quote_identifier(ledger.schema) +
-                    ".sqlite_master WHERE name GLOB '*token_usage_rollup*' AND sql IS NOT NULL",
-                Keep::yes);
+                    ".sqlite_master WHERE name GLOB '*token_usage_rollup*' AND sql IS NOT NULL");
   std::size_t found = 0;
   while (row.step()) {
-    const std::string name(row.text(0));
+    const std::string_view name = row.text(0);
     const auto object =
         std::find_if(wanted.begin(), wanted.end(),
                      [&name](const MigrationObject &each) { return each.name == name; });
@@ -228,10 +228,33 @@ bool objects_are_ours(const Ledger &ledger) {
   return found == wanted.size();
 }
 
+// True where the value compares with the stored users of the rollups, whose column has no
+// affinity, as it compares with those of the ledger.
+bool is_stored_as_given(const Ledger &ledger, sqlite3_value *user) {
+  switch (sqlite3_value_type(user)) {
+    case SQLITE_INTEGER:
+      return ledger.user_id != Affinity::text && ledger.user_id != Affinity::real;
+    case SQLITE_FLOAT:
+      return ledger.user_id != Affinity::text;
+    case SQLITE_TEXT:
+      return ledger.user_id == Affinity::text || ledger.user_id == Affinity::blob;
+    default:
+      return false;
+  }
+}
+
 }  // namespace
 
 Hour hour_of(Micros time) {
   return time / kMicrosPerHour - (time % kMicrosPerHour < 0 ? 1 : 0);
+}
+
+Hour longest_of(const std::vector<Piece> &pieces) {
+  Hour longest = 0;
+  for (const Piece &piece : pieces) {
+    longest = std::max(longest, hour_of(piece.high) - hour_of(piece.low));
+  }
+  return longest;
 }
 
 std::string beside(const Ledger &ledger, const char *name) {
@@ -265,56 +288,91 @@ bool can_roll(const Ledger &ledger) {
 }
 
 bool rollups_usable(const Ledger &ledger) {
-  if (!has_table(ledger.db, ledger.schema, "token_usage_rollup_user")) {
-    return false;
+  if (!ledger.rollups_usable) {
+    ledger.rollups_usable = has_table(ledger.db, ledger.schema, "token_usage_rollup_user") &&
+                            objects_are_ours(ledger) && can_roll(ledger);
   }
-  // The answer changes with the schema only. Another database may be attached by the same name, so
-  // it is remembered for `main` alone.
-  const bool is_main = sqlite3_stricmp(ledger.schema.c_str(), "main") == 0;
-  std::int64_t version = 0;
-  if (is_main) {
-    Statement row(ledger.db, "PRAGMA main.schema_version", Keep::yes);
-    version = row.step() ? row.int64(0) : 0;
-    const std::optional<bool> known = known_usable(ledger.db, version);
-    if (known) {
-      return *known;
-    }
-  }
-  const bool usable = objects_are_ours(ledger) && can_roll(ledger);
-  if (is_main && sqlite3_txn_state(ledger.db, "main") != SQLITE_TXN_WRITE) {
-    remember_usable(ledger.db, version, usable);
-  }
-  return usable;
+  return *ledger.rollups_usable;
 }
 
-std::optional<RolledUser> rolled_user(const Ledger &ledger, sqlite3_value *user) {
-  std::string sizes = "0";
-  for (std::size_t i = 0; i < kSizes.size(); ++i) {
-    sizes += " + " + std::to_string(1 << i) + " * EXISTS (SELECT 1 FROM " +
-             beside(ledger, "token_usage_rollup") +
-             " WHERE user_id = +t.user_id AND size = " + std::to_string(kSizes[i]) + ')';
-  }
-  Statement row(ledger.db,
-                "SELECT user_id, (SELECT rolled_until FROM " +
-                    beside(ledger, "token_usage_rollup_user") +
-                    " WHERE user_id = +t.user_id), (SELECT count(*) FROM (SELECT 1 FROM " +
-                    beside(ledger, "token_usage_rollup_odd") +
-                    " WHERE user_id = +t.user_id LIMIT " + std::to_string(kMostOddRows + 1) +
-                    ")), " + sizes + " FROM " + ledger.table + " AS t WHERE user_id = ?1 LIMIT 1",
-                Keep::yes);
+OwnedValue stored_user(const Ledger &ledger, sqlite3_value *user) {
+  Statement row = ledger.statement(number_of(Text::stored_user), [&ledger] {
+    return "SELECT user_id FROM " + ledger.table + " WHERE user_id = ?1 LIMIT 1";
+  });
   bind_user(row, ledger, user);
-  if (!row.step()) {
-    return std::nullopt;
+  return row.step() ? row.copy(0) : nullptr;
+}
+
+std::optional<UserState> user_state(const Ledger &ledger, sqlite3_value *user,
+                                    SparseReader *sparse) {
+  UserState out{user, nullptr, 0, false, false};
+  if (!is_stored_as_given(ledger, user)) {
+    out.copy = stored_user(ledger, user);
+    if (!out.copy) {
+      return std::nullopt;
+    }
+    out.stored = out.copy.get();
   }
-  return RolledUser{row.copy(0), row.int64(1), row.int64(2), row.int64(3)};
+  const unsigned variant = sparse == nullptr ? 0 : 1 + sparse->variant();
+  Statement row = ledger.statement(number_of(Text::user_state, variant), [&] {
+    const auto of_user = [&ledger](const char *table) {
+      return " FROM " + beside(ledger, table) + " WHERE user_id = ?1";
+    };
+    // A column of text affinity holds no numbers, and would compare them as text. The LIMIT keeps
+    // SQLite from finding out each of the three once more for the CASE.
+    return "SELECT smallest, odd, numbers" +
+           (sparse == nullptr ? ""
+                              : ", CASE WHEN NOT odd AND NOT numbers AND ifnull(smallest > ?12, 1)"
+                                " THEN (" +
+                                    sparse->select() + ") END") +
+           " FROM (SELECT (SELECT size" + of_user("token_usage_rollup") +
+           " LIMIT 1) AS smallest, EXISTS (SELECT 1" + of_user("token_usage_rollup_odd") +
+           ") AS odd, " +
+           (ledger.created_at == Affinity::text
+                ? "0"
+                : "EXISTS (SELECT 1" + of_user("token_usage") + " AND created_at < '')") +
+           " AS numbers LIMIT 1)";
+  });
+  row.bind(1, out.stored);
+  if (sparse == nullptr) {
+    row.step();
+  } else {
+    row.bind(12, sparse->largest_bucket());
+    sparse->run(row);
+  }
+  out.smallest_bucket = row.int64(0);
+  out.has_odd_rows = row.int64(1) != 0;
+  out.has_numbers = row.int64(2) != 0;
+  return out;
+}
+
+std::int64_t count_odd_rows(const Ledger &ledger, const sqlite3_value *stored) {
+  Statement row = ledger.statement(number_of(Text::user_odd_rows), [&ledger] {
+    return "SELECT count(*) FROM (SELECT 1 FROM " + beside(ledger, "token_usage_rollup_odd") +
+           " WHERE user_id = ?1 LIMIT " + std::to_string(kMostOddRows + 1) + ")";
+  });
+  row.bind(1, stored);
+  row.step();
+  return row.int64(0);
+}
+
+UserBuckets user_buckets(const Ledger &ledger, const sqlite3_value *stored) {
+  Statement row = ledger.statement(number_of(Text::user_buckets), [&ledger] {
+    return "SELECT (SELECT rolled_until FROM " + beside(ledger, "token_usage_rollup_user") +
+           " WHERE user_id = ?1), (SELECT size FROM " + beside(ledger, "token_usage_rollup") +
+           " WHERE user_id = ?1 ORDER BY size DESC LIMIT 1)";
+  });
+  row.bind(1, stored);
+  row.step();
+  return {row.int64(0), row.int64(1)};
 }
 
 std::vector<Mark> marks_of(const Ledger &ledger, const sqlite3_value *stored) {
   std::vector<Mark> out;
-  Statement row(ledger.db,
-                "SELECT until, size FROM " + beside(ledger, "token_usage_rollup_late") +
-                    " WHERE user_id = ?1 ORDER BY until, size",
-                Keep::yes);
+  Statement row = ledger.statement(number_of(Text::marks), [&ledger] {
+    return "SELECT until, size FROM " + beside(ledger, "token_usage_rollup_late") +
+           " WHERE user_id = ?1 ORDER BY until, size";
+  });
   row.bind(1, stored);
   while (row.step()) {
     out.push_back({row.int64(0), row.int64(1)});
@@ -330,15 +388,17 @@ std::optional<std::string> rolled_key(const Statement &row, int column) {
   return key_of(ColumnSource(row, column));
 }
 
-void take_rolled_buckets(SumSet &sums, const Ledger &ledger, const RolledUser &user,
+void take_rolled_buckets(SumSet &sums, const Ledger &ledger, const UserState &user,
                          const std::optional<std::string> &agent, Dimension dimension,
                          std::vector<Piece> &pieces) {
-  if (pieces.empty() || user.sizes == 0 || (agent && dimension == Dimension::model)) {
+  if (user.smallest_bucket == 0 || (agent && dimension == Dimension::model) ||
+      longest_of(pieces) < user.smallest_bucket) {
     return;
   }
-  Cover cover(sums, ledger, user, dimension, agent);
+  const UserBuckets buckets = user_buckets(ledger, user.stored);
+  Cover cover(sums, ledger, user.stored, buckets.until, dimension, agent);
   for (std::size_t size = kSizes.size(); size-- > 0;) {
-    if (user.has_buckets(size)) {
+    if (kSizes[size] <= buckets.largest && kSizes[size] >= user.smallest_bucket) {
       cover.run(kSizes[size], pieces);
     }
   }

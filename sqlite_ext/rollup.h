@@ -54,17 +54,58 @@ bool can_roll(const Ledger &ledger);
 // `"schema"."name"`.
 std::string beside(const Ledger &ledger, const char *name);
 
-// The user as the ledger stores it, the hour at or before which its buckets end, how many odd rows
-// it has, as far as kMostOddRows and one more, and of which sizes it has buckets. Nothing where the
-// ledger has no row of the user.
-struct RolledUser {
-  OwnedValue stored;
-  Hour until;
-  std::int64_t odd_rows;
-  std::int64_t sizes;  // a bit for each of kSizes
-  [[nodiscard]] bool has_buckets(std::size_t size) const { return ((sizes >> size) & 1) != 0; }
+// The user as the ledger stores it; a null pointer where the ledger has no row of the user.
+OwnedValue stored_user(const Ledger &ledger, sqlite3_value *user);
+
+// What a report has to know of a user before it reads.
+struct UserState {
+  sqlite3_value *stored;  // the user as the ledger stores it
+  OwnedValue copy;        // holds `stored`, where that is not the argument itself
+  Hour smallest_bucket;   // the smallest size of which the user has buckets; 0 for none
+  bool has_odd_rows;
+  bool has_numbers;  // whether a created_at may be a number
 };
-std::optional<RolledUser> rolled_user(const Ledger &ledger, sqlite3_value *user);
+
+// The longest of the pieces, in whole hours from the one that holds its start.
+Hour longest_of(const std::vector<Piece> &pieces);
+
+// What the statement that finds the state reads besides, where all of it stands in one range of the
+// index: the user has no odd rows, no numbers for times, and no bucket that counts for the report.
+// Of most users and most periods that is so, and a second statement would cost as much again.
+class SparseReader {
+ public:
+  SparseReader() = default;
+  SparseReader(const SparseReader &) = delete;
+  SparseReader &operator=(const SparseReader &) = delete;
+  virtual ~SparseReader() = default;
+  // No bucket of more hours than this counts, nor is one of them a sign of many rows a day.
+  [[nodiscard]] virtual Hour largest_bucket() const = 0;
+  // True where run() has read all.
+  [[nodiscard]] bool has_read(const UserState &state) const {
+    return !state.has_odd_rows && !state.has_numbers &&
+           (state.smallest_bucket == 0 || state.smallest_bucket > largest_bucket());
+  }
+  // A select of one row and column, with the user as parameter 1; and what tells it from others.
+  [[nodiscard]] virtual std::string select() const = 0;
+  [[nodiscard]] virtual unsigned variant() const = 0;
+  // Binds the other parameters, and steps. The value stands in kColumn.
+  virtual void run(Statement &row) = 0;
+  static constexpr int kColumn = 3;
+};
+
+// Nothing where the ledger is known to have no row of the user.
+std::optional<UserState> user_state(const Ledger &ledger, sqlite3_value *user,
+                                    SparseReader *sparse = nullptr);
+
+// How many odd rows the user has, as far as kMostOddRows and one more.
+std::int64_t count_odd_rows(const Ledger &ledger, const sqlite3_value *stored);
+
+// Where the buckets of a user end: each at this hour or before it; and the size of the largest.
+struct UserBuckets {
+  Hour until;
+  Hour largest;
+};
+UserBuckets user_buckets(const Ledger &ledger, const sqlite3_value *stored);
 
 // A bucket that is marked, by its end: all before it in this order are done before it.
 struct Mark {
@@ -76,7 +117,7 @@ std::vector<Mark> marks_of(const Ledger &ledger, const sqlite3_value *stored);
 
 // Adds every bucket that counts and lies whole in a piece, and leaves in `pieces` what has to be
 // read from the ledger.
-void take_rolled_buckets(SumSet &sums, const Ledger &ledger, const RolledUser &user,
+void take_rolled_buckets(SumSet &sums, const Ledger &ledger, const UserState &user,
                          const std::optional<std::string> &agent, Dimension dimension,
                          std::vector<Piece> &pieces);
 

@@ -124,10 +124,10 @@ void list_odd(const Ledger &ledger, const sqlite3_value *user) {
 
 // A user with fewer rows than a bucket needs has none.
 bool worth_rolling(const Ledger &ledger, sqlite3_value *user) {
-  Statement row(ledger.db,
-                "SELECT count(*) FROM (SELECT 1 FROM " + ledger.table +
-                    " WHERE user_id = ?1 LIMIT " + std::to_string(kBucketRows) + ")",
-                Keep::yes);
+  Statement row = ledger.statement(number_of(Text::worth_rolling), [&ledger] {
+    return "SELECT count(*) FROM (SELECT 1 FROM " + ledger.table + " WHERE user_id = ?1 LIMIT " +
+           std::to_string(kBucketRows) + ")";
+  });
   bind_user(row, ledger, user);
   row.step();
   return row.int64(0) >= kBucketRows;
@@ -164,8 +164,7 @@ std::int64_t compact_user(const Ledger &ledger, Builder &builder, sqlite3_value 
   if (!worth_rolling(ledger, user)) {
     return 0;
   }
-  const std::optional<RolledUser> rolled = rolled_user(ledger, user);
-  const Hour known = rolled ? rolled->until : 0;
+  const Hour known = user_buckets(ledger, user).until;
   std::int64_t folded = 0;
   // Marked buckets next to each other, and those inside of others, are read in one go.
   const std::vector<Mark> marks = marks_of(ledger, user);
@@ -197,11 +196,11 @@ std::int64_t compact_user(const Ledger &ledger, Builder &builder, sqlite3_value 
 
 // The user behind `last`, or the first.
 OwnedValue next_user(const Ledger &ledger, const sqlite3_value *last) {
-  Statement row(ledger.db,
-                "SELECT user_id FROM " + ledger.table +
-                    (last == nullptr ? " WHERE user_id IS NOT NULL" : " WHERE user_id > ?1") +
-                    " ORDER BY user_id LIMIT 1",
-                Keep::yes);
+  Statement row = ledger.statement(number_of(Text::next_user, last == nullptr ? 0 : 1), [&] {
+    return "SELECT user_id FROM " + ledger.table +
+           (last == nullptr ? " WHERE user_id IS NOT NULL" : " WHERE user_id > ?1") +
+           " ORDER BY user_id LIMIT 1";
+  });
   if (last != nullptr) {
     row.bind(1, last);
   }
@@ -230,12 +229,12 @@ void rebuild(sqlite3_context *context, int count, sqlite3_value **values) {
     std::int64_t written = 0;
     build(db, count > 1 ? values[1] : nullptr, [&](const Ledger &ledger, Builder &builder) {
       if (one != nullptr && sqlite3_value_type(one) != SQLITE_NULL) {
-        const std::optional<RolledUser> rolled = rolled_user(ledger, one);
-        if (!rolled) {
+        const OwnedValue stored = stored_user(ledger, one);
+        if (!stored) {
           forget(ledger, one);
           return;
         }
-        sqlite3_value *const user = rolled->stored.get();
+        sqlite3_value *const user = stored.get();
         forget(ledger, user);
         list_odd(ledger, user);
         rebuild_user(ledger, builder, user);

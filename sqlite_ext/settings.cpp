@@ -2,7 +2,6 @@
 
 #include "../core/calendar.h"
 #include "arguments.h"
-#include "ledger.h"
 
 namespace token_usage {
 
@@ -20,6 +19,24 @@ std::string settings_table(const std::string &schema) {
   return quote_identifier(schema) + ".\"token_usage_settings\"";
 }
 
+std::string select_value(const std::string &schema) {
+  return "SELECT value FROM " + settings_table(schema) + " WHERE name = ?1";
+}
+
+// Runs select_value.
+std::string value_in(Statement &row, std::string_view name) {
+  row.bind(1, name);
+  return std::string(row.step() ? row.text(0) : kDefaultZone);
+}
+
+std::string current_value(sqlite3 *db, const std::string &schema, std::string_view name) {
+  if (!has_table(db, schema, "token_usage_settings")) {
+    return std::string(kDefaultZone);
+  }
+  Statement row(db, select_value(schema));
+  return value_in(row, name);
+}
+
 void setting(sqlite3_context *context, int count, sqlite3_value **values) {
   guard(context, [&] {
     sqlite3 *const db = sqlite3_context_db_handle(context);
@@ -29,7 +46,7 @@ void setting(sqlite3_context *context, int count, sqlite3_value **values) {
     if (!has_table(db, schema, "token_usage")) {
       missing_ledger();
     }
-    result_text(context, read_setting(db, schema, value_text(values[0])));
+    result_text(context, current_value(db, schema, value_text(values[0])));
   });
 }
 
@@ -62,22 +79,19 @@ void set(sqlite3_context *context, int count, sqlite3_value **values) {
           .bind(2, value_text(values[1]))
           .step();
     }
-    result_text(context, read_setting(db, schema, value_text(values[0])));
+    result_text(context, current_value(db, schema, value_text(values[0])));
   });
 }
 
 }  // namespace
 
-std::string read_setting(sqlite3 *db, const std::string &schema, std::string_view name) {
-  if (has_table(db, schema, "token_usage_settings")) {
-    Statement row(db, "SELECT value FROM " + settings_table(schema) + " WHERE name = ?1",
-                  Keep::yes);
-    row.bind(1, name);
-    if (row.step()) {
-      return std::string(row.text(0));
-    }
+std::string read_setting(const Ledger &ledger, std::string_view name) {
+  if (!ledger.has_settings) {
+    return std::string(kDefaultZone);
   }
-  return std::string(kDefaultZone);
+  Statement row =
+      ledger.statement(number_of(Text::setting), [&ledger] { return select_value(ledger.schema); });
+  return value_in(row, name);
 }
 
 int register_settings(sqlite3 *db) {

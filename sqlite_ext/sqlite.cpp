@@ -1,7 +1,6 @@
 #include "sqlite.h"
 
 #include "../core/float_text.h"
-#include "statement_cache.h"
 
 namespace token_usage {
 
@@ -20,25 +19,22 @@ std::string quote_identifier(std::string_view name) {
   return out + '"';
 }
 
-Statement::Statement(sqlite3 *db, const std::string &sql, Keep keep) : db_(db) {
-  if (keep == Keep::yes) {
-    kept_ = sql;
-    statement_ = take_statement(db, sql);
-    if (statement_ != nullptr) {
-      return;
-    }
-  }
-  check(sqlite3_prepare_v3(db, sql.c_str(), static_cast<int>(sql.size()) + 1,
-                           keep == Keep::yes ? SQLITE_PREPARE_PERSISTENT : 0, &statement_,
-                           nullptr));
+Statement::Statement(sqlite3 *db, const std::string &sql) : db_(db) {
+  prepare(sql, 0);
 }
 
 Statement::~Statement() {
-  if (kept_.empty()) {
+  if (kept_ == nullptr) {
     sqlite3_finalize(statement_);
   } else {
-    give_statement(db_, kept_, statement_);
+    kept_->give(number_, statement_);
   }
+}
+
+void Statement::prepare(const std::string &sql, unsigned flags) {
+  prepared_ = true;
+  check(sqlite3_prepare_v3(db_, sql.c_str(), static_cast<int>(sql.size()) + 1, flags, &statement_,
+                           nullptr));
 }
 
 void Statement::check(int code) const {

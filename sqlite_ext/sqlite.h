@@ -16,6 +16,7 @@ SQLITE_EXTENSION_INIT3
 #include <string_view>
 
 #include "../core/arguments.h"
+#include "kept_statements.h"
 
 namespace token_usage {
 
@@ -42,12 +43,18 @@ struct ValueDeleter {
 };
 using OwnedValue = std::unique_ptr<sqlite3_value, ValueDeleter>;
 
-// Whether a statement is kept for the next use of its text (statement_cache.h).
-enum class Keep { no, yes };
-
 class Statement {
  public:
-  Statement(sqlite3 *db, const std::string &sql, Keep keep = Keep::no);
+  Statement(sqlite3 *db, const std::string &sql);
+  // The statement that is kept under that number, or a new one with the text that `text()` gives,
+  // to be kept there afterwards.
+  template <typename MakeText>
+  Statement(sqlite3 *db, KeptStatements &kept, unsigned number, MakeText text)
+      : db_(db), kept_(&kept), number_(number), statement_(kept.take(number)) {
+    if (statement_ == nullptr) {
+      prepare(text(), SQLITE_PREPARE_PERSISTENT);
+    }
+  }
   ~Statement();
   Statement(const Statement &) = delete;
   Statement &operator=(const Statement &) = delete;
@@ -67,6 +74,11 @@ class Statement {
   void step_regardless() noexcept { sqlite3_step(statement_); }
   // Ready to be bound and stepped once more.
   void reset();
+  // True for a statement that was kept, and which SQLite has not had to prepare once more since it
+  // was made, because of another schema.
+  [[nodiscard]] bool is_as_kept() const {
+    return !prepared_ && sqlite3_stmt_status(statement_, SQLITE_STMTSTATUS_REPREPARE, 0) == 0;
+  }
 
   [[nodiscard]] int type(int column) const { return sqlite3_column_type(statement_, column); }
   [[nodiscard]] bool is_null(int column) const { return type(column) == SQLITE_NULL; }
@@ -86,10 +98,13 @@ class Statement {
   [[nodiscard]] OwnedValue copy(int column) const;
 
  private:
+  void prepare(const std::string &sql, unsigned flags);
   void check(int code) const;
   sqlite3 *db_;
+  KeptStatements *kept_ = nullptr;  // where the statement is to be kept
+  unsigned number_ = 0;
   sqlite3_stmt *statement_ = nullptr;
-  std::string kept_;  // the text, where the statement is to be kept
+  bool prepared_ = false;  // by this object, and not taken from where it was kept
 };
 
 // Runs statements that give no rows.

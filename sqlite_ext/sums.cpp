@@ -42,50 +42,51 @@ constexpr int kAgentColumn = 7;
 // The first milliseconds value of an integer.
 constexpr std::int64_t kFirstMillis = 100'000'000'000;
 
-// `YYYY-MM-DD`, the mark between date and time, and `HH` of a time, followed by `end`.
-std::string hour_text(Micros time, char mark, const char *end) {
-  const std::string text = format_timestamp(time);
-  return text.substr(0, 10) + mark + text.substr(11, 2) + end;
-}
-
 // The statements over the forms in which created_at is stored, and what bounds their index ranges
 // for rows with created_at in [low, high). A range may hold more: each row's time is compared after
 // all.
 class Ranges {
  public:
-  // `select` ends in the conditions that do not speak of time.
-  Ranges(const Ledger &ledger, const std::string &select, Rows rows)
+  Ranges(const Ledger &ledger, Rows rows, bool numbers)
       : all_text_(rows == Rows::all),
         one_text_(rows == Rows::sparse),
         // A column of text affinity holds no numbers, and would compare their bounds as text.
-        numbers_(ledger.created_at != Affinity::text) {
+        numbers_(numbers && ledger.created_at != Affinity::text) {}
+
+  // What tells the texts of one select apart.
+  [[nodiscard]] unsigned variant() const {
+    return (all_text_ ? 1U : 0U) | (one_text_ ? 2U : 0U) | (numbers_ ? 4U : 0U);
+  }
+
+  // `select` ends in the conditions that do not speak of time.
+  [[nodiscard]] std::string sql(const std::string &select) const {
+    std::string out;
     if (all_text_) {
       // Local text may differ from UTC by an offset of less than a day, so the range over text is a
       // day wider at both ends; but there, only text with an offset is looked at.
-      sql_ = select +
-             " AND created_at >= ?3 AND created_at < ?4"
-             " AND (created_at >= ?5 AND created_at < ?6"
-             " OR length(created_at) > 21 AND substr(created_at, -6, 1) IN ('+', '-'))";
+      out = select +
+            " AND created_at >= ?3 AND created_at < ?4"
+            " AND (created_at >= ?5 AND created_at < ?6"
+            " OR length(created_at) > 21 AND substr(created_at, -6, 1) IN ('+', '-'))";
     } else if (one_text_) {
       // Of one date, text with a space stands before text with a `T`, so at both ends some rows of
       // that day may be read for nothing: less than a second range costs, where days are sparse.
-      sql_ = select + " AND created_at >= ?3 AND created_at < ?4";
+      out = select + " AND created_at >= ?3 AND created_at < ?4";
     } else {
-      sql_ = select +
-             " AND created_at >= ?3 AND created_at < ?4 AND substr(created_at, 11, 1) = ' '"
-             " UNION ALL " +
-             select +
-             " AND created_at >= ?5 AND created_at < ?6 AND substr(created_at, 11, 1) = 'T'";
+      out = select +
+            " AND created_at >= ?3 AND created_at < ?4 AND substr(created_at, 11, 1) = ' '"
+            " UNION ALL " +
+            select +
+            " AND created_at >= ?5 AND created_at < ?6 AND substr(created_at, 11, 1) = 'T'";
     }
     if (numbers_) {
       for (const char *const range : {" AND created_at >= ?7 AND created_at < ?8",
                                       " AND created_at >= ?9 AND created_at < ?10"}) {
-        sql_ += " UNION ALL " + select + range;
+        out += " UNION ALL " + select + range;
       }
     }
+    return out;
   }
-
-  [[nodiscard]] const std::string &sql() const { return sql_; }
 
   void bind(Statement &row, Micros low, Micros high) const {
     if (all_text_) {
@@ -118,7 +119,6 @@ class Ranges {
   bool all_text_;
   bool one_text_;
   bool numbers_;
-  std::string sql_;
 };
 
 // Hands over what is read of a ledger row, as ledger_request and ledger_keys expect it.
@@ -135,6 +135,11 @@ std::string visit_call(bool agent, Dimension dimension) {
   return out + (dimension == Dimension::model ? ", t.ai_provider, t.ai_model)" : ")");
 }
 
+// What tells the texts of visit_call apart.
+unsigned call_variant(bool agent, Dimension dimension) {
+  return (agent ? 1U : 0U) | static_cast<unsigned>(dimension) << 1U;
+}
+
 // What visit_ledger_rows was asked for, and where it is.
 struct Visit {
   const std::optional<std::string> &agent;
@@ -145,25 +150,11 @@ struct Visit {
   const LedgerVisitor &visit;
 };
 
-template <typename Source>
-std::optional<Micros> time_of(const Source &source) {
-  switch (source.type()) {
-    case SQLITE_TEXT:
-      return parse_timestamp(source.text());
-    case SQLITE_INTEGER:
-      return timestamp_from_integer(source.int64());
-    case SQLITE_FLOAT:
-      return timestamp_from_real(source.real());
-    default:
-      return std::nullopt;
-  }
-}
-
 // Calls the visitor where the row is in one of the pieces [first, past). Rows come nearly in the
 // order of time, so the piece is mostly `near`, that of the row before.
 void visit_if_in(RowValues row, Visit &given) {
   const std::vector<Piece> &pieces = given.pieces;
-  const std::optional<Micros> time = time_of(ValueSource(row[0]));
+  const std::optional<Micros> time = stored_time(ValueSource(row[0]));
   if (!time || *time < pieces[given.first].low || *time >= pieces[given.past - 1].high) {
     return;
   }
@@ -191,44 +182,89 @@ void run(Statement &statement, Visit visit) {
 void visit_odd_rows(const Ledger &ledger, sqlite3_value *user,
                     const std::optional<std::string> &agent, const std::vector<Piece> &pieces,
                     Dimension dimension, const LedgerVisitor &visit) {
-  Statement row(ledger.db,
-                "SELECT " + visit_call(agent.has_value(), dimension) + " FROM " +
-                    beside(ledger, "token_usage_rollup_odd") + " AS o CROSS JOIN " + ledger.table +
-                    " AS t WHERE o.user_id = (SELECT user_id FROM " + ledger.table +
-                    " WHERE user_id = ?1 LIMIT 1) AND t.id = o.id AND t.user_id = ?1",
-                Keep::yes);
+  const unsigned variant = call_variant(agent.has_value(), dimension);
+  Statement row = ledger.statement(number_of(Text::odd_rows, variant), [&] {
+    return "SELECT " + visit_call(agent.has_value(), dimension) + " FROM " +
+           beside(ledger, "token_usage_rollup_odd") + " AS o CROSS JOIN " + ledger.table +
+           " AS t WHERE o.user_id = (SELECT user_id FROM " + ledger.table +
+           " WHERE user_id = ?1 LIMIT 1) AND t.id = o.id AND t.user_id = ?1";
+  });
   bind_user(row, ledger, user);
   run(row, {agent, pieces, 0, pieces.size(), 0, visit});
 }
 
-// True where the pieces are whole days.
-bool of_whole_days(const std::vector<Piece> &pieces) {
-  return std::all_of(pieces.begin(), pieces.end(), [](const Piece &piece) {
-    return piece.low % kMicrosPerDay == 0 && piece.high % kMicrosPerDay == 0;
-  });
-}
+// Who has no bucket of a day has few rows a day.
+constexpr Hour kDenseBucket = kSizes[1];
 
-// How many rows of a sparse user the pieces hold, which are whole days: between such bounds the
-// index itself can tell.
-void count_sparse_rows(SumSet &sums, const Ledger &ledger, sqlite3_value *user,
-                       const std::vector<Piece> &pieces) {
-  const Ranges ranges(ledger, "SELECT count(*) FROM " + ledger.table + " WHERE user_id = ?1",
-                      Rows::sparse);
-  Statement row(ledger.db, ranges.sql(), Keep::yes);
-  bind_user(row, ledger, user);
-  for (const Piece &piece : pieces) {
-    ranges.bind(row, piece.low, piece.high);
-    while (row.step()) {
-      sums.at(piece.stretch, {}).requests_count += row.int64(0);
-    }
-    row.reset();
+// The rows of a user of few rows a day, from the first piece to the last, which touch: read by the
+// same statement that tells that the user is one. Where rows of whole days are to be counted, the
+// index itself does.
+class SparseRows final : public SparseReader {
+ public:
+  SparseRows(const Ledger &ledger, const std::optional<std::string> &agent,
+             const std::vector<Piece> &pieces, Dimension dimension, const LedgerVisitor &visit)
+      : ledger_(ledger),
+        agent_(agent),
+        low_(pieces.front().low),
+        high_(pieces.back().high),
+        dimension_(dimension),
+        largest_bucket_(std::max(kDenseBucket, longest_of(pieces))),
+        counts_(dimension == Dimension::count && !agent && pieces.size() == 1 &&
+                low_ % kMicrosPerDay == 0 && high_ % kMicrosPerDay == 0),
+        visit_{agent, pieces, 0, pieces.size(), 0, visit},
+        visitor_([this](RowValues row) { visit_if_in(row, visit_); }) {}
+
+  [[nodiscard]] Hour largest_bucket() const override { return largest_bucket_; }
+
+  [[nodiscard]] unsigned variant() const override {
+    return counts_ ? 0 : 1 + call_variant(agent_.has_value(), dimension_);
   }
-}
+
+  [[nodiscard]] std::string select() const override {
+    return Ranges(ledger_, Rows::sparse, false)
+        .sql("SELECT " + (counts_ ? "count(*)" : visit_call(agent_.has_value(), dimension_)) +
+             " FROM " + ledger_.table + " AS t WHERE user_id = ?1" +
+             (agent_ ? " AND agent_id = ?2" : ""));
+  }
+
+  void run(Statement &row) override {
+    if (agent_) {
+      row.bind(2, std::string_view(*agent_));
+    }
+    Ranges(ledger_, Rows::sparse, false).bind(row, low_, high_);
+    if (counts_) {
+      row.step();
+    } else {
+      visitor_.attach(row);
+      visitor_.step(row);
+    }
+    count_ = counts_ ? row.int64(kColumn) : 0;
+  }
+
+  // What was counted, if that was the way.
+  [[nodiscard]] std::int64_t count() const { return count_; }
+
+ private:
+  const Ledger &ledger_;
+  const std::optional<std::string> &agent_;
+  Micros low_;
+  Micros high_;
+  Dimension dimension_;
+  Hour largest_bucket_;
+  bool counts_;
+  Visit visit_;
+  RowVisitor visitor_;
+  std::int64_t count_ = 0;
+};
 
 }  // namespace
 
-std::optional<Micros> stored_time(const Statement &row, int column) {
-  return time_of(ColumnSource(row, column));
+std::string hour_text(Micros time, char mark, std::string_view end) {
+  std::string out = format_timestamp(time);
+  constexpr std::size_t mark_at = std::string_view("YYYY-MM-DD").size();
+  out[mark_at] = mark;
+  out.resize(std::string_view("YYYY-MM-DD HH").size());
+  return out.append(end);
 }
 
 void bind_user(Statement &statement, const Ledger &ledger, sqlite3_value *user) {
@@ -260,7 +296,7 @@ Measures &SumSet::at(std::size_t stretch, const Keys &keys) {
 
 void visit_ledger_rows(const Ledger &ledger, sqlite3_value *user,
                        const std::optional<std::string> &agent, const std::vector<Piece> &pieces,
-                       Dimension dimension, Rows rows, const LedgerVisitor &visit) {
+                       Dimension dimension, Rows rows, const LedgerVisitor &visit, bool numbers) {
   if (pieces.empty()) {
     return;
   }
@@ -268,16 +304,22 @@ void visit_ledger_rows(const Ledger &ledger, sqlite3_value *user,
     visit_odd_rows(ledger, user, agent, pieces, dimension, visit);
     return;
   }
-  std::string select = "SELECT " + visit_call(agent.has_value(), dimension) + " FROM " +
-                       ledger.table + " AS t WHERE user_id = ?1" +
-                       (agent ? " AND agent_id = ?2" : "");
-  if (rows == Rows::plain) {
-    select += " AND t.id NOT IN (SELECT id FROM " + beside(ledger, "token_usage_rollup_odd") +
-              " WHERE user_id = (SELECT user_id FROM " + ledger.table +
-              " WHERE user_id = ?1 LIMIT 1))";
-  }
-  const Ranges ranges(ledger, select, rows);
-  Statement row(ledger.db, ranges.sql(), Keep::yes);
+  const Ranges ranges(ledger, rows, numbers);
+  const auto select = [&] {
+    std::string out = "SELECT " + visit_call(agent.has_value(), dimension) + " FROM " +
+                      ledger.table + " AS t WHERE user_id = ?1" +
+                      (agent ? " AND agent_id = ?2" : "");
+    if (rows == Rows::plain) {
+      out += " AND t.id NOT IN (SELECT id FROM " + beside(ledger, "token_usage_rollup_odd") +
+             " WHERE user_id = (SELECT user_id FROM " + ledger.table +
+             " WHERE user_id = ?1 LIMIT 1))";
+    }
+    return out;
+  };
+  const unsigned variant = call_variant(agent.has_value(), dimension) << 3U | ranges.variant();
+  Statement row =
+      ledger.statement(number_of(rows == Rows::plain ? Text::plain_rows : Text::rows, variant),
+                       [&] { return ranges.sql(select()); });
   bind_user(row, ledger, user);
   if (agent) {
     row.bind(2, std::string_view(*agent));
@@ -337,26 +379,33 @@ std::vector<Sum> collect_sums(const Ledger &ledger, sqlite3_value *user,
     sums.at(piece.stretch, keys).add(ledger_request(row));
   };
   Rows rest = Rows::all;
+  bool numbers = true;
+  if (pieces.empty()) {
+    return {};
+  }
   if (rollups_usable(ledger)) {
-    const std::optional<RolledUser> rolled = rolled_user(ledger, user);
-    if (!rolled) {
+    SparseRows sparse(ledger, agent, pieces, dimension, add);
+    const std::optional<UserState> state = user_state(ledger, user, &sparse);
+    if (!state) {
       return {};
     }
-    if (rolled->odd_rows <= kMostOddRows) {
-      // Who has no bucket of a day has few rows a day.
-      const bool dense = rolled->has_buckets(0) || rolled->has_buckets(1);
-      rest = rolled->odd_rows > 0 ? Rows::plain : (dense ? Rows::only_plain : Rows::sparse);
+    if (sparse.has_read(*state)) {
+      if (sparse.count() > 0) {
+        sums.at(pieces[0].stretch, keys).requests_count += sparse.count();
+      }
+      return sums.take();
+    }
+    numbers = state->has_numbers;
+    if (!state->has_odd_rows || count_odd_rows(ledger, state->stored) <= kMostOddRows) {
+      const bool dense = state->smallest_bucket != 0 && state->smallest_bucket <= kDenseBucket;
+      rest = state->has_odd_rows ? Rows::plain : (dense ? Rows::only_plain : Rows::sparse);
       if (rest == Rows::plain) {
         visit_ledger_rows(ledger, user, agent, pieces, dimension, Rows::odd, add);
       }
-      take_rolled_buckets(sums, ledger, *rolled, agent, dimension, pieces);
+      take_rolled_buckets(sums, ledger, *state, agent, dimension, pieces);
     }
   }
-  if (rest == Rows::sparse && dimension == Dimension::count && !agent && of_whole_days(pieces)) {
-    count_sparse_rows(sums, ledger, user, pieces);
-  } else {
-    visit_ledger_rows(ledger, user, agent, pieces, dimension, rest, add);
-  }
+  visit_ledger_rows(ledger, user, agent, pieces, dimension, rest, add, numbers);
   return sums.take();
 }
 

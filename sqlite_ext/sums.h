@@ -73,15 +73,33 @@ enum class Rows { all, plain, only_plain, sparse, odd };
 
 // Calls `visit` for each row of the user with a readable created_at in one of the pieces, which
 // ascend. The row is read by ledger_request and ledger_keys, if it is for more than a count.
+// `numbers`: whether a created_at may be a number.
 using LedgerVisitor = std::function<void(RowValues row, Micros time, const Piece &piece)>;
 void visit_ledger_rows(const Ledger &ledger, sqlite3_value *user,
                        const std::optional<std::string> &agent, const std::vector<Piece> &pieces,
-                       Dimension dimension, Rows rows, const LedgerVisitor &visit);
+                       Dimension dimension, Rows rows, const LedgerVisitor &visit,
+                       bool numbers = true);
 Request ledger_request(RowValues row);
 void ledger_keys(RowValues row, Dimension dimension, Keys &keys);
 
 // What a ledger row holds for created_at, whatever its stored form; nothing where it is unreadable.
-std::optional<Micros> stored_time(const Statement &row, int column);
+// `Source` is one of request.h.
+template <typename Source>
+std::optional<Micros> stored_time(const Source &source) {
+  switch (source.type()) {
+    case SQLITE_TEXT:
+      return parse_timestamp(source.text());
+    case SQLITE_INTEGER:
+      return timestamp_from_integer(source.int64());
+    case SQLITE_FLOAT:
+      return timestamp_from_real(source.real());
+    default:
+      return std::nullopt;
+  }
+}
+
+// `YYYY-MM-DD`, the mark between date and time, and `HH` of a time, followed by `end`.
+std::string hour_text(Micros time, char mark, std::string_view end);
 
 // Binds a user, as parameter 1, for a comparison with the ledger's column.
 void bind_user(Statement &statement, const Ledger &ledger, sqlite3_value *user);

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "request.h"
 #include "rollup_build.h"
 
 namespace token_usage {
@@ -82,7 +83,7 @@ class Verifier {
                   "SELECT created_at, id FROM " + ledger_.table + " WHERE user_id = ?1");
     bind_user(row, ledger_, user);
     while (row.step()) {
-      if (!stored_time(row, 0)) {
+      if (!stored_time(ColumnSource(row, 0))) {
         const OwnedValue time = row.copy(0);
         const OwnedValue id = row.copy(1);
         add(user, "row " + text_of(id.get()), "total", "created_at", text_of(time.get()),
@@ -122,8 +123,7 @@ class Verifier {
                        rolled_measures(row, 5));
       }
     }
-    const std::optional<RolledUser> rolled = rolled_user(ledger_, user);
-    const Hour until = rolled ? rolled->until : 0;
+    const Hour until = user_buckets(ledger_, user).until;
     const std::vector<Mark> marks = marks_of(ledger_, user);
     Hour last = 0;
     for (auto row = stored.begin(); row != stored.end();) {
@@ -193,8 +193,8 @@ class Verifier {
 std::vector<Difference> verify(const Ledger &ledger, sqlite3_value *user) {
   Verifier verifier(ledger);
   if (user != nullptr && sqlite3_value_type(user) != SQLITE_NULL) {
-    const std::optional<RolledUser> rolled = rolled_user(ledger, user);
-    verifier.check_user(rolled ? rolled->stored.get() : user);
+    const OwnedValue stored = stored_user(ledger, user);
+    verifier.check_user(stored ? stored.get() : user);
     return verifier.take();
   }
   for_each_user(ledger, [&](sqlite3_value *each) {

@@ -1,4 +1,4 @@
-// The aggregate behind RowVisitor.
+// The aggregate and the function behind RowVisitor.
 #include "visit.h"
 
 namespace token_usage {
@@ -11,7 +11,7 @@ void finish(sqlite3_context *) noexcept {}
 
 }  // namespace
 
-void RowVisitor::step(sqlite3_context *context, int count, sqlite3_value **values) noexcept {
+void RowVisitor::call(sqlite3_context *context, int count, sqlite3_value **values) noexcept {
   auto *const visitor =
       static_cast<RowVisitor *>(count == 0 ? nullptr : sqlite3_value_pointer(values[0], kVisit));
   if (visitor == nullptr) {
@@ -25,11 +25,13 @@ void RowVisitor::step(sqlite3_context *context, int count, sqlite3_value **value
   }
 }
 
-void RowVisitor::run(Statement &statement) {
+void RowVisitor::attach(Statement &statement) {
   statement.bind_pointer(kParameter, this, kVisit);
+}
+
+bool RowVisitor::step(Statement &statement) {
   try {
-    while (statement.step()) {
-    }
+    return statement.step();
   } catch (const SqliteError &) {
     if (error_) {
       std::rethrow_exception(error_);
@@ -38,9 +40,20 @@ void RowVisitor::run(Statement &statement) {
   }
 }
 
+void RowVisitor::run(Statement &statement) {
+  attach(statement);
+  while (step(statement)) {
+  }
+}
+
 int register_visit(sqlite3 *db) {
-  return sqlite3_create_function_v2(db, kVisit, -1, SQLITE_UTF8 | SQLITE_DIRECTONLY, nullptr,
-                                    nullptr, RowVisitor::step, finish, nullptr);
+  constexpr int flags = SQLITE_UTF8 | SQLITE_DIRECTONLY;
+  const int code = sqlite3_create_function_v2(db, kVisit, -1, flags, nullptr, nullptr,
+                                              RowVisitor::call, finish, nullptr);
+  return code != SQLITE_OK
+             ? code
+             : sqlite3_create_function_v2(db, kSee, -1, flags, nullptr, RowVisitor::call, nullptr,
+                                          nullptr, nullptr);
 }
 
 }  // namespace token_usage

@@ -1,0 +1,150 @@
+#include "report_cells.h"
+
+#include "arguments.h"
+
+namespace token_usage {
+
+namespace {
+
+// Milliseconds are whole unless an adopted column holds fractions.
+Cell milliseconds_cell(const std::optional<Decimal> &value) {
+  if (!value) {
+    return {};
+  }
+  constexpr int128 one = 1'000'000'000'000;
+  if (value->units() % one == 0) {
+    return static_cast<std::int64_t>(value->units() / one);
+  }
+  return value->to_double();
+}
+
+Cell id_cell(const RowId &id) {
+  switch (id.type) {
+    case SQLITE_INTEGER:
+      return id.number;
+    case SQLITE_BLOB:
+      return Blob{id.bytes};
+    default:
+      return id.bytes;
+  }
+}
+
+void result_optional(sqlite3_context *context, const std::optional<std::string> &text) {
+  if (text) {
+    result_text(context, *text);
+  }
+}
+
+void result_optional(sqlite3_context *context, const std::optional<Decimal> &cost) {
+  if (cost) {
+    sqlite3_result_double(context, cost->to_double());
+  }
+}
+
+}  // namespace
+
+Row row_of(Cell first) {
+  Row row;
+  constexpr std::size_t most_columns = 10;
+  row.reserve(most_columns);
+  row.push_back(std::move(first));
+  return row;
+}
+
+void append_measures(Row &row, const Measures &measures) {
+  row.emplace_back(measures.requests_count);
+  row.emplace_back(token_sum(measures.prompt_tokens, "prompt_tokens"));
+  row.emplace_back(token_sum(measures.completion_tokens, "completion_tokens"));
+  row.emplace_back(token_sum(measures.total_tokens, "total_tokens"));
+  row.emplace_back(measures.cost_usd.to_double());
+  row.emplace_back(measures.cost_rub.to_double());
+  row.emplace_back(measures.unpriced_count);
+}
+
+Cell value_cell(sqlite3_value *value) {
+  switch (value == nullptr ? SQLITE_NULL : sqlite3_value_type(value)) {
+    case SQLITE_INTEGER:
+      return sqlite3_value_int64(value);
+    case SQLITE_FLOAT:
+      return sqlite3_value_double(value);
+    case SQLITE_TEXT:
+      return std::string(value_text(value));
+    case SQLITE_BLOB: {
+      const auto *const bytes = static_cast<const char *>(sqlite3_value_blob(value));
+      const auto size = static_cast<std::size_t>(sqlite3_value_bytes(value));
+      if (bytes == nullptr && size > 0) {
+        throw std::bad_alloc();
+      }
+      return Blob{std::string(bytes == nullptr ? "" : bytes, size)};
+    }
+    default:
+      return {};
+  }
+}
+
+void result_cell(sqlite3_context *context, const Cell &cell) {
+  if (const auto *const integer = std::get_if<std::int64_t>(&cell)) {
+    sqlite3_result_int64(context, *integer);
+  } else if (const auto *const real = std::get_if<double>(&cell)) {
+    sqlite3_result_double(context, *real);
+  } else if (const auto *const text = std::get_if<std::string>(&cell)) {
+    result_text(context, *text);
+  } else if (const auto *const blob = std::get_if<Blob>(&cell)) {
+    sqlite3_result_blob64(context, blob->bytes.data(), blob->bytes.size(), SQLITE_TRANSIENT);
+  }
+}
+
+Cell text_cell(const std::optional<std::string> &text) {
+  return text ? Cell(*text) : Cell();
+}
+
+Cell average_cell(const Measures &measures) {
+  const std::optional<std::int64_t> average = measures.avg_execution_time_ms();
+  return average ? Cell(*average) : Cell();
+}
+
+void result_detailed(sqlite3_context *context, const DetailedRow &row, int index) {
+  const Request &request = row.request;
+  switch (index) {
+    case 0:
+      return result_cell(context, id_cell(row.id));
+    case 1:
+      return result_text(context, format_timestamp(row.created_at));
+    case 2:
+      return result_optional(context, row.agent_id);
+    case 3:
+      return result_optional(context, row.ai_provider);
+    case 4:
+      return result_optional(context, row.ai_model);
+    case 5:
+      return sqlite3_result_int64(context, request.prompt_tokens);
+    case 6:
+      return sqlite3_result_int64(context, request.completion_tokens);
+    case 7:
+      return sqlite3_result_int64(context, request.total_tokens);
+    case 8:
+      return result_optional(context, request.cost_usd);
+    case 9:
+      return result_optional(context, request.cost_rub);
+    case 10:
+      return result_cell(context, milliseconds_cell(request.execution_time_ms));
+    case 11:
+      return result_optional(context, row.platform);
+    case 12:
+      return result_optional(context, row.content_type);
+    case 13:
+      return result_optional(context, row.task_type);
+    case 14:
+      return result_optional(context, row.content_id);
+    case 15:
+      return result_optional(context, row.workflow_id);
+    case 16:
+      return result_optional(context, row.request_id);
+    case 17:
+      return result_optional(context, row.endpoint);
+    default:
+      return result_text(context, row.cursor());
+  }
+}
+
+}  // namespace token_usage
