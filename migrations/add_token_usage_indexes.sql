@@ -14,6 +14,7 @@ DECLARE
   steps pg_catalog.jsonb;
   portable record;
   routines pg_catalog.text;
+  kept pg_catalog.name[];
 BEGIN
   -- Whatever else is on the search path, nothing here is looked up there.
   PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
@@ -37,6 +38,10 @@ BEGIN
     END IF;
     DROP EXTENSION token_usage;
   END LOOP;
+
+  -- Those that are made for a ledger each are made again at the end.
+  SELECT array_agg(p.proname) INTO kept FROM pg_proc AS p
+   WHERE p.pronamespace = home::regnamespace AND left(p.proname, 18) = '_token_usage_kept_';
 
   -- Internal functions of an older version go first, since a function cannot be replaced by one with other columns. Those that something
   -- is made of (aggregates, triggers) stay, and so does everything that views may use.
@@ -715,8 +720,9 @@ $token_usage$, '@extschema@', home);
 
   EXECUTE replace($token_usage$
 -- The one place where reports get their sums: the ledger rows of one user, assigned to consecutive stretches of time and grouped
--- by a dimension. Here they come from the ledger itself; rollup.sql has the statements that read them through the rollups. The text of the query depends on the ledger's column types; it is made here for both editions. The portable
--- edition runs it with EXECUTE (sums_portable.sql), the native one keeps its plan (sums.cpp).
+-- by a dimension. Here they come from the ledger itself; rollup.sql has the statements that read them through the rollups. The text of
+-- the query depends on the ledger's column types; it is made here for both editions. The native edition keeps its plan (sums.cpp), the
+-- portable one runs it with EXECUTE (sums_portable.sql).
 
 -- The SELECT that _token_usage_sums runs. Parameters: $1 text, the user; $2 text, the agent (where has_agent); $3 timestamptz[],
 -- the bounds, ascending, at least two. dimension is none, agent or model. Rows are assigned by their instants, never by a local
@@ -2017,8 +2023,8 @@ $overloads$;
 $token_usage$, '@extschema@', home);
 
   EXECUTE replace($token_usage$
--- The text of a page of token_usage_detailed. It depends on the ledger's column types and is made here for both editions: the portable
--- one runs it with EXECUTE (page_portable.sql), the native one keeps its plan (page.cpp).
+-- The text of a page of token_usage_detailed. It depends on the ledger's column types and is made here for both editions: the native
+-- one keeps its plan (page.cpp), the portable one has it in a function or runs it with EXECUTE (page_portable.sql).
 
 -- The condition of a list of requests. Parameters: $1 text, the user; $2 text, the agent; $3 and $4 timestamptz, first and last instant.
 CREATE OR REPLACE FUNCTION @extschema@._token_usage_list_condition(
@@ -2086,26 +2092,16 @@ BEGIN
 END
 $function$;
 
--- Unix microseconds of a time, exactly (extract(epoch ...) alone is a float before PostgreSQL 14). This and the cursor are computed
--- in the query of a page, which runs under the caller's search_path: all names and operators are qualified.
-CREATE OR REPLACE FUNCTION @extschema@._token_usage_micros(value timestamptz)
-RETURNS bigint LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $function$
-DECLARE
-  utc pg_catalog.timestamp := pg_catalog.timezone('UTC', value);
-BEGIN
-  RETURN (extract(epoch FROM pg_catalog.date_trunc('second', utc))::pg_catalog.int8 OPERATOR(pg_catalog.*) 1000000::pg_catalog.int8)
-    OPERATOR(pg_catalog.+)
-    pg_catalog.mod(extract(microseconds FROM utc)::pg_catalog.int8, 1000000::pg_catalog.int8);
-END
-$function$;
-
--- The cursor of a row: the form is told in core/cursor.h.
+-- The cursor of a row, whose form is told in core/cursor.h: Unix microseconds, exactly (extract(epoch ...) alone is a float before
+-- PostgreSQL 14), and the key. In SQL, so that the planner puts it into the query of a page, which runs under the caller's search_path:
+-- all names and operators are qualified.
 CREATE OR REPLACE FUNCTION @extschema@._token_usage_cursor(created_at timestamptz, id text)
-RETURNS text LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $function$
-BEGIN
-  RETURN pg_catalog.encode(pg_catalog.convert_to(
-    pg_catalog.concat('1|', @extschema@._token_usage_micros(created_at), '|', id), 'UTF8'), 'hex');
-END
+RETURNS text LANGUAGE sql STABLE PARALLEL SAFE AS $function$
+  SELECT pg_catalog.encode(pg_catalog.convert_to(pg_catalog.concat('1|',
+    extract(epoch FROM pg_catalog.date_trunc('second', pg_catalog.timezone('UTC', created_at)))::pg_catalog.int8
+      OPERATOR(pg_catalog.*) 1000000::pg_catalog.int8 OPERATOR(pg_catalog.+)
+    pg_catalog.mod(extract(microseconds FROM pg_catalog.timezone('UTC', created_at))::pg_catalog.int8, 1000000::pg_catalog.int8),
+    '|', id), 'UTF8'), 'hex')
 $function$;
 
 -- The rows of a page, at most row_limit, as _token_usage_page_sql() selects them.
@@ -2117,7 +2113,17 @@ RETURNS TABLE (id text, created_at timestamptz, agent_id text, ai_provider text,
   platform text, content_type text, task_type text, content_id text, workflow_id text, request_id text, endpoint text,
   cursor text)
 LANGUAGE plpgsql STABLE AS $function$
+DECLARE
+  kept text;
 BEGIN
+  IF start_date IS NULL AND end_date IS NULL AND NOT row_security_active(ledger) THEN
+    kept := @extschema@._token_usage_kept(ledger, 'page'::text);
+    IF kept IS NOT NULL THEN
+      RETURN QUERY EXECUTE concat('SELECT p.* FROM ', kept, '($1, $2, $3, $4, $5, $6, $7, $8) AS p')
+        USING user_id, agent, start_date, end_date, behind_at, behind_id, row_limit, row_offset;
+      RETURN;
+    END IF;
+  END IF;
   RETURN QUERY EXECUTE @extschema@._token_usage_page_sql(
       ledger, agent IS NOT NULL, start_date IS NOT NULL, end_date IS NOT NULL, behind_at IS NOT NULL)
     USING user_id, agent, start_date, end_date, behind_at, behind_id, row_limit, row_offset;
@@ -2272,6 +2278,197 @@ $rollup$;
 $token_usage$, '@extschema@', home);
 
   EXECUTE replace($token_usage$
+-- The portable twin of pg_ext/kept_query.cpp: functions whose text is made for one ledger, so that PL/pgSQL keeps the plans of their
+-- queries for the session. What reports run with EXECUTE is parsed and planned for each call, which takes longer than to run it.
+--
+-- token_usage_migrate() makes them beside the functions here and not beside the ledger, and a report calls one only where it belongs to
+-- the owner of the functions here: reports run with the caller's rights, and who owns a ledger must not get his code run by others.
+-- Their name tells the ledger's schema, and their comment the columns that the text was made for; both mean the same after a restore. A
+-- report compares them at each call, so that no query reads a column whose type is another by now, which could call any function by a
+-- cast. Where none fits, reports make their queries themselves, as they do where row security is active for the caller.
+
+-- One for each kind and ledger: sums or page.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_kept_name(kind text, schema_name name)
+RETURNS name LANGUAGE sql STABLE AS $function$
+  SELECT pg_catalog.concat('_token_usage_kept_', kind, '_', pg_catalog."left"(pg_catalog.encode(pg_catalog.sha256(
+    pg_catalog.convert_to(schema_name::pg_catalog.text, 'UTF8')), 'hex'), 32))::pg_catalog.name
+$function$;
+
+-- What the text of a function was made for. NULL where a column has a type or a collation that the server did not bring itself: only the
+-- numbers of its own mean the same in every database, and nobody but a superuser can give those types other casts.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_kept_comment(ledger oid, schema_name name, persistence "char")
+RETURNS text LANGUAGE plpgsql STABLE AS $function$
+BEGIN
+  RETURN (
+    SELECT concat('token_usage, portable edition 1.0.0, for ', schema_name, ' ', persistence, ': ',
+                  string_agg(a.attname || CASE WHEN a.attnotnull THEN '! ' ELSE ' ' END || a.atttypid, ', ' ORDER BY a.attnum))
+      FROM pg_attribute AS a
+     WHERE a.attrelid = ledger AND a.attnum > 0 AND NOT a.attisdropped
+       AND a.attname = ANY ('{id,user_id,agent_id,ai_provider,ai_model,prompt_tokens,completion_tokens,total_tokens,cost_usd,'
+         'cost_rub,execution_time_ms,created_at,platform,content_type,task_type,content_id,workflow_id,request_id,endpoint}'::name[])
+    HAVING max(a.atttypid) < 16384 AND max(a.attcollation) < 16384);
+END
+$function$;
+
+-- The function that may be called in place of a query, as it is written in one; NULL where there is none.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_kept(ledger oid, kind text)
+RETURNS text LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+  RETURN (
+    SELECT '@extschema@.' || p.proname
+      FROM pg_class AS c
+      JOIN pg_namespace AS n ON n.oid = c.relnamespace
+      JOIN pg_proc AS o ON o.oid = '@extschema@._token_usage_kept(oid, text)'::regprocedure
+      JOIN pg_proc AS p ON p.proname = @extschema@._token_usage_kept_name(kind, n.nspname)
+       AND p.pronamespace = o.pronamespace AND p.proowner = o.proowner
+      JOIN pg_description AS d ON d.objoid = p.oid AND d.classoid = 'pg_proc'::regclass AND d.objsubid = 0
+     WHERE c.oid = ledger AND has_function_privilege(p.oid, 'EXECUTE')
+       AND d.description = @extschema@._token_usage_kept_comment(ledger, n.nspname, c.relpersistence)
+     LIMIT 1);
+END
+$function$;
+
+-- The body of the function that sums, as _token_usage_rollup_read_sql() tells it. $1 to $7 are the parameters of the queries there; of
+-- them $4 to $7 are computed here.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_kept_sums(ledger oid)
+RETURNS text LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+  body text;
+  shape record;
+BEGIN
+  IF NOT @extschema@._token_usage_rollup_possible(ledger) THEN
+    RETURN NULL;
+  END IF;
+  body := concat('
+#variable_conflict use_column
+DECLARE
+  months timestamptz[];
+  flags smallint[];
+  few integer;
+BEGIN
+', @extschema@._token_usage_rollup_read_sql(ledger, 'state'::text, 'none'::text, false), ' INTO sealed_until, months, flags;
+  IF sealed_until IS NULL THEN
+', @extschema@._token_usage_rollup_read_sql(ledger, 'few'::text, 'none'::text, false), ' INTO few;
+    IF few >= 500 THEN
+      -- Nothing is rolled of a user with many rows: how they are read best depends on the bounds, and on the planner''s settings.
+      PERFORM set_config(''enable_seqscan'', settings[1], true), set_config(''seq_page_cost'', settings[2], true),
+              set_config(''random_page_cost'', settings[3], true);
+      RETURN QUERY EXECUTE @extschema@._token_usage_sums_sql(ledger, dimension, agent IS NOT NULL) USING user_id, agent, bounds;
+      RETURN;
+    END IF;
+    tiers := ARRAY[0];
+    starts := bounds[1:1];
+    ends := bounds[array_upper(bounds, 1):array_upper(bounds, 1)];
+    sealed_until := ''-infinity'';
+  ELSE
+    SELECT array_agg(p.tier), array_agg(p.lo), array_agg(p.hi) INTO tiers, starts, ends
+      FROM @extschema@._token_usage_rollup_pieces(bounds, sealed_until, months, flags, agent IS NOT NULL OR dimension <> ''none'') AS p;
+  END IF;
+');
+  FOR shape IN SELECT * FROM (VALUES ('none', false), ('none', true), ('agent', false), ('agent', true), ('model', false))
+                 AS v (dimension, by_agent) LOOP
+    body := concat(body, format('  IF dimension = %L AND agent IS %s NULL THEN
+    RETURN QUERY', shape.dimension, CASE WHEN shape.by_agent THEN 'NOT' END),
+      @extschema@._token_usage_rollup_read_sql(ledger, 'both'::text, shape.dimension, shape.by_agent), ';
+    RETURN;
+  END IF;
+');
+  END LOOP;
+  RETURN body || 'END';
+END
+$function$;
+
+-- The body of the function that lists a page. $1 to $8 are the parameters of _token_usage_page_sql(); $3 and $4 are of no use here, since
+-- how a page between two dates is read best depends on the dates.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_kept_page(ledger oid)
+RETURNS text LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+  body text := '
+#variable_conflict use_column
+BEGIN
+';
+  shape record;
+BEGIN
+  FOR shape IN SELECT * FROM (VALUES (false, false), (false, true), (true, false), (true, true)) AS v (by_agent, by_cursor) LOOP
+    body := concat(body, format('  IF agent IS %s NULL AND behind_at IS %s NULL THEN
+    RETURN QUERY ', CASE WHEN shape.by_agent THEN 'NOT' END, CASE WHEN shape.by_cursor THEN 'NOT' END),
+      @extschema@._token_usage_page_sql(ledger, shape.by_agent, false, false, shape.by_cursor), ';
+    RETURN;
+  END IF;
+');
+  END LOOP;
+  RETURN body || 'END';
+END
+$function$;
+
+-- Makes the functions of a ledger, and drops what is stale; part of token_usage_migrate(). Does nothing where the current role may not make
+-- them in the name of the owner of the functions here.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_keep(ledger oid)
+RETURNS void LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+  keeper oid := (SELECT o.proowner FROM pg_proc AS o WHERE o.oid = '@extschema@._token_usage_kept(oid, text)'::regprocedure);
+  body text;
+  part record;
+  there record;
+BEGIN
+  IF NOT has_schema_privilege('@extschema@', 'CREATE')
+     OR NOT EXISTS (SELECT FROM pg_roles AS r WHERE r.rolname = current_user AND (r.oid = keeper OR r.rolsuper)) THEN
+    RETURN;
+  END IF;
+  FOR part IN
+    SELECT v.kind, @extschema@._token_usage_kept_name(v.kind, n.nspname) AS name, v.arguments, pg_get_function_result(v.twin) AS result,
+           @extschema@._token_usage_kept_comment(ledger, n.nspname, c.relpersistence) AS comment
+      FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace CROSS JOIN (VALUES
+        ('sums', 'user_id text, agent text, bounds timestamptz[], tiers integer[], starts timestamptz[], ends timestamptz[], '
+          'sealed_until timestamptz, ledger oid, dimension text, settings text[]',
+          '@extschema@._token_usage_sums(oid, text, text, timestamptz[], text)'::regprocedure),
+        ('page', 'user_id text, agent text, start_date timestamptz, end_date timestamptz, behind_at timestamptz, behind_id text, '
+          'row_limit bigint, row_offset bigint',
+          '@extschema@._token_usage_page_rows(oid, text, text, timestamptz, timestamptz, timestamptz, text, bigint, bigint)'::regprocedure))
+        AS v (kind, arguments, twin)
+     WHERE c.oid = ledger
+  LOOP
+    body := NULL;
+    IF part.comment IS NOT NULL THEN
+      BEGIN
+        body := CASE part.kind WHEN 'sums' THEN @extschema@._token_usage_kept_sums(ledger) ELSE @extschema@._token_usage_kept_page(ledger) END;
+      EXCEPTION WHEN undefined_column OR datatype_mismatch THEN
+        body := NULL;  -- no ledger that reports can read
+      END;
+    END IF;
+    SELECT p.oid::regprocedure AS routine, p.proowner = keeper AS ours, p.prosrc = body AND d.description = part.comment AS is_right INTO there
+      FROM pg_proc AS p LEFT JOIN pg_description AS d ON d.objoid = p.oid AND d.classoid = 'pg_proc'::regclass AND d.objsubid = 0
+     WHERE p.proname = part.name AND p.pronamespace = '@extschema@'::regnamespace ORDER BY p.proowner = keeper LIMIT 1;
+    -- What another role made under this name is never called.
+    CONTINUE WHEN NOT there.ours OR there.is_right;
+    IF there.ours THEN
+      EXECUTE 'DROP FUNCTION ' || there.routine;
+    END IF;
+    IF body IS NOT NULL THEN
+      -- Planned for any values, and by the number of rows alone: by the cost of pages the index on created_at may seem as good as one
+      -- that picks the user too, since the planner does not know the bounds.
+      EXECUTE format('CREATE FUNCTION @extschema@.%I(%s) RETURNS %s LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET jit = off '
+        'SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET seq_page_cost = 0 SET random_page_cost = 0 AS %L',
+        part.name, part.arguments, part.result, body);
+      EXECUTE format('COMMENT ON FUNCTION @extschema@.%I IS %L', part.name, part.comment);
+      EXECUTE format('ALTER FUNCTION @extschema@.%I OWNER TO %s', part.name, keeper::regrole);
+    END IF;
+  END LOOP;
+  -- Those of ledgers that are gone.
+  FOR there IN
+    SELECT p.oid::regprocedure AS routine FROM pg_proc AS p
+     WHERE p.pronamespace = '@extschema@'::regnamespace AND p.proowner = keeper AND p.proname ~ '^_token_usage_kept_(sums|page)_[0-9a-f]{32}$'
+       AND NOT EXISTS (SELECT FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+                        WHERE c.relname = 'token_usage' AND c.relkind IN ('r', 'p')
+                          AND p.proname = @extschema@._token_usage_kept_name(substr(p.proname, 19, 4), n.nspname))
+  LOOP
+    EXECUTE 'DROP FUNCTION ' || there.routine;
+  END LOOP;
+END
+$function$;
+$token_usage$, '@extschema@', home);
+
+  EXECUTE replace($token_usage$
 -- The portable twin of pg_ext/sums.cpp.
 
 -- Runs a query of _token_usage_rollup_read_sql. Planned by the number of rows alone: by the cost of pages, an index on created_at alone
@@ -2297,6 +2494,7 @@ RETURNS TABLE (bucket integer, key1 text, key2 text, requests_count bigint, prom
   execution_ms_sum numeric, execution_ms_count bigint)
 LANGUAGE plpgsql STABLE SET jit = off AS $function$
 DECLARE
+  kept text;
   query text;
   sealed_until timestamptz;
   months timestamptz[];
@@ -2306,6 +2504,14 @@ DECLARE
   ends timestamptz[];
 BEGIN
   IF (agent IS NULL OR dimension IN ('none', 'agent')) AND @extschema@._token_usage_rollup_readable(ledger) THEN
+    kept := @extschema@._token_usage_kept(ledger, 'sums'::text);
+    IF kept IS NOT NULL THEN
+      RETURN QUERY EXECUTE concat('SELECT s.* FROM ', kept, '($1, $2, $3, NULL::pg_catalog.int4[], NULL::pg_catalog.timestamptz[], '
+        'NULL::pg_catalog.timestamptz[], NULL::pg_catalog.timestamptz, $4, $5, $6) AS s')
+        USING user_id, agent, bounds, ledger, dimension,
+              ARRAY[current_setting('enable_seqscan'), current_setting('seq_page_cost'), current_setting('random_page_cost')];
+      RETURN;
+    END IF;
     query := @extschema@._token_usage_rollup_read_sql(ledger, 'state'::text, dimension, agent IS NOT NULL);
     IF query IS NOT NULL THEN
       EXECUTE query INTO sealed_until, months, flags USING user_id;
@@ -3393,7 +3599,9 @@ BEGIN
   ELSE
     steps := steps || @extschema@._token_usage_step('table token_usage_settings', 'kept');
   END IF;
-  RETURN steps || @extschema@._token_usage_migrate_recording(ledger) || @extschema@._token_usage_rollup_migrate(ledger);
+  steps := steps || @extschema@._token_usage_migrate_recording(ledger) || @extschema@._token_usage_rollup_migrate(ledger);
+  PERFORM @extschema@._token_usage_keep(ledger);
+  RETURN steps;
 END
 $function$;
 
@@ -6528,6 +6736,11 @@ $token_usage$, '@extschema@', home);
   IF routines IS NOT NULL THEN
     EXECUTE 'DROP ROUTINE ' || routines;
   END IF;
+
+  -- For the other ledgers that had them; the one of the search path gets them from token_usage_migrate().
+  EXECUTE format('SELECT %1$s._token_usage_keep(c.oid) FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    WHERE c.relname = ''token_usage'' AND c.relkind IN (''r'', ''p'') AND %1$s._token_usage_kept_name(''page'', n.nspname) = ANY ($1)', home)
+    USING kept;
 
   PERFORM pg_catalog.set_config('search_path', path, true);
   EXECUTE pg_catalog.format('SELECT %s.token_usage_migrate()', home) INTO steps;

@@ -14,6 +14,7 @@ DECLARE
   steps pg_catalog.jsonb;
   portable record;
   routines pg_catalog.text;
+  kept pg_catalog.name[];
 BEGIN
   -- Whatever else is on the search path, nothing here is looked up there.
   PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
@@ -37,6 +38,10 @@ BEGIN
     END IF;
     DROP EXTENSION token_usage;
   END LOOP;
+
+  -- Those that are made for a ledger each are made again at the end.
+  SELECT array_agg(p.proname) INTO kept FROM pg_proc AS p
+   WHERE p.pronamespace = home::regnamespace AND left(p.proname, 18) = '_token_usage_kept_';
 
   -- Internal functions of an older version go first, since a function cannot be replaced by one with other columns. Those that something
   -- is made of (aggregates, triggers) stay, and so does everything that views may use.

@@ -18,6 +18,11 @@
     EXECUTE 'DROP ROUTINE ' || routines;
   END IF;
 
+  -- For the other ledgers that had them; the one of the search path gets them from token_usage_migrate().
+  EXECUTE format('SELECT %1$s._token_usage_keep(c.oid) FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    WHERE c.relname = ''token_usage'' AND c.relkind IN (''r'', ''p'') AND %1$s._token_usage_kept_name(''page'', n.nspname) = ANY ($1)', home)
+    USING kept;
+
   PERFORM pg_catalog.set_config('search_path', path, true);
   EXECUTE pg_catalog.format('SELECT %s.token_usage_migrate()', home) INTO steps;
   RAISE NOTICE 'token_usage_migrate: %', steps;

@@ -232,7 +232,9 @@ BEGIN
   ELSE
     steps := steps || @extschema@._token_usage_step('table token_usage_settings', 'kept');
   END IF;
-  RETURN steps || @extschema@._token_usage_migrate_recording(ledger) || @extschema@._token_usage_rollup_migrate(ledger);
+  steps := steps || @extschema@._token_usage_migrate_recording(ledger) || @extschema@._token_usage_rollup_migrate(ledger);
+  PERFORM @extschema@._token_usage_keep(ledger);
+  RETURN steps;
 END
 $function$;
 

@@ -147,3 +147,6 @@ CREATE FUNCTION @extschema@._token_usage_cursor(created_at timestamptz, id text)
 CREATE FUNCTION @extschema@._token_usage_time_text(value timestamptz) RETURNS text
   LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
   AS 'MODULE_PATHNAME', 'token_usage_time_text';
+
+-- What the portable edition makes for each ledger (kept_portable.sql) is kept in the session here (kept_query.cpp).
+CREATE FUNCTION @extschema@._token_usage_keep(ledger oid) RETURNS void LANGUAGE sql IMMUTABLE AS '';

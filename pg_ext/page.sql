@@ -1,5 +1,5 @@
--- The text of a page of token_usage_detailed. It depends on the ledger's column types and is made here for both editions: the portable
--- one runs it with EXECUTE (page_portable.sql), the native one keeps its plan (page.cpp).
+-- The text of a page of token_usage_detailed. It depends on the ledger's column types and is made here for both editions: the native
+-- one keeps its plan (page.cpp), the portable one has it in a function or runs it with EXECUTE (page_portable.sql).
 
 -- The condition of a list of requests. Parameters: $1 text, the user; $2 text, the agent; $3 and $4 timestamptz, first and last instant.
 CREATE OR REPLACE FUNCTION @extschema@._token_usage_list_condition(

@@ -15,26 +15,16 @@ BEGIN
 END
 $function$;
 
--- Unix microseconds of a time, exactly (extract(epoch ...) alone is a float before PostgreSQL 14). This and the cursor are computed
--- in the query of a page, which runs under the caller's search_path: all names and operators are qualified.
-CREATE OR REPLACE FUNCTION @extschema@._token_usage_micros(value timestamptz)
-RETURNS bigint LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $function$
-DECLARE
-  utc pg_catalog.timestamp := pg_catalog.timezone('UTC', value);
-BEGIN
-  RETURN (extract(epoch FROM pg_catalog.date_trunc('second', utc))::pg_catalog.int8 OPERATOR(pg_catalog.*) 1000000::pg_catalog.int8)
-    OPERATOR(pg_catalog.+)
-    pg_catalog.mod(extract(microseconds FROM utc)::pg_catalog.int8, 1000000::pg_catalog.int8);
-END
-$function$;
-
--- The cursor of a row: the form is told in core/cursor.h.
+-- The cursor of a row, whose form is told in core/cursor.h: Unix microseconds, exactly (extract(epoch ...) alone is a float before
+-- PostgreSQL 14), and the key. In SQL, so that the planner puts it into the query of a page, which runs under the caller's search_path:
+-- all names and operators are qualified.
 CREATE OR REPLACE FUNCTION @extschema@._token_usage_cursor(created_at timestamptz, id text)
-RETURNS text LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $function$
-BEGIN
-  RETURN pg_catalog.encode(pg_catalog.convert_to(
-    pg_catalog.concat('1|', @extschema@._token_usage_micros(created_at), '|', id), 'UTF8'), 'hex');
-END
+RETURNS text LANGUAGE sql STABLE PARALLEL SAFE AS $function$
+  SELECT pg_catalog.encode(pg_catalog.convert_to(pg_catalog.concat('1|',
+    extract(epoch FROM pg_catalog.date_trunc('second', pg_catalog.timezone('UTC', created_at)))::pg_catalog.int8
+      OPERATOR(pg_catalog.*) 1000000::pg_catalog.int8 OPERATOR(pg_catalog.+)
+    pg_catalog.mod(extract(microseconds FROM pg_catalog.timezone('UTC', created_at))::pg_catalog.int8, 1000000::pg_catalog.int8),
+    '|', id), 'UTF8'), 'hex')
 $function$;
 
 -- The rows of a page, at most row_limit, as _token_usage_page_sql() selects them.
@@ -46,7 +36,17 @@ RETURNS TABLE (id text, created_at timestamptz, agent_id text, ai_provider text,
   platform text, content_type text, task_type text, content_id text, workflow_id text, request_id text, endpoint text,
   cursor text)
 LANGUAGE plpgsql STABLE AS $function$
+DECLARE
+  kept text;
 BEGIN
+  IF start_date IS NULL AND end_date IS NULL AND NOT row_security_active(ledger) THEN
+    kept := @extschema@._token_usage_kept(ledger, 'page'::text);
+    IF kept IS NOT NULL THEN
+      RETURN QUERY EXECUTE concat('SELECT p.* FROM ', kept, '($1, $2, $3, $4, $5, $6, $7, $8) AS p')
+        USING user_id, agent, start_date, end_date, behind_at, behind_id, row_limit, row_offset;
+      RETURN;
+    END IF;
+  END IF;
   RETURN QUERY EXECUTE @extschema@._token_usage_page_sql(
       ledger, agent IS NOT NULL, start_date IS NOT NULL, end_date IS NOT NULL, behind_at IS NOT NULL)
     USING user_id, agent, start_date, end_date, behind_at, behind_id, row_limit, row_offset;

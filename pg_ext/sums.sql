@@ -1,6 +1,7 @@
 -- The one place where reports get their sums: the ledger rows of one user, assigned to consecutive stretches of time and grouped
--- by a dimension. Here they come from the ledger itself; rollup.sql has the statements that read them through the rollups. The text of the query depends on the ledger's column types; it is made here for both editions. The portable
--- edition runs it with EXECUTE (sums_portable.sql), the native one keeps its plan (sums.cpp).
+-- by a dimension. Here they come from the ledger itself; rollup.sql has the statements that read them through the rollups. The text of
+-- the query depends on the ledger's column types; it is made here for both editions. The native edition keeps its plan (sums.cpp), the
+-- portable one runs it with EXECUTE (sums_portable.sql).
 
 -- The SELECT that _token_usage_sums runs. Parameters: $1 text, the user; $2 text, the agent (where has_agent); $3 timestamptz[],
 -- the bounds, ascending, at least two. dimension is none, agent or model. Rows are assigned by their instants, never by a local

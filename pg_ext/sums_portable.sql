@@ -23,6 +23,7 @@ RETURNS TABLE (bucket integer, key1 text, key2 text, requests_count bigint, prom
   execution_ms_sum numeric, execution_ms_count bigint)
 LANGUAGE plpgsql STABLE SET jit = off AS $function$
 DECLARE
+  kept text;
   query text;
   sealed_until timestamptz;
   months timestamptz[];
@@ -32,6 +33,14 @@ DECLARE
   ends timestamptz[];
 BEGIN
   IF (agent IS NULL OR dimension IN ('none', 'agent')) AND @extschema@._token_usage_rollup_readable(ledger) THEN
+    kept := @extschema@._token_usage_kept(ledger, 'sums'::text);
+    IF kept IS NOT NULL THEN
+      RETURN QUERY EXECUTE concat('SELECT s.* FROM ', kept, '($1, $2, $3, NULL::pg_catalog.int4[], NULL::pg_catalog.timestamptz[], '
+        'NULL::pg_catalog.timestamptz[], NULL::pg_catalog.timestamptz, $4, $5, $6) AS s')
+        USING user_id, agent, bounds, ledger, dimension,
+              ARRAY[current_setting('enable_seqscan'), current_setting('seq_page_cost'), current_setting('random_page_cost')];
+      RETURN;
+    END IF;
     query := @extschema@._token_usage_rollup_read_sql(ledger, 'state'::text, dimension, agent IS NOT NULL);
     IF query IS NOT NULL THEN
       EXECUTE query INTO sealed_until, months, flags USING user_id;

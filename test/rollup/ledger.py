@@ -37,7 +37,7 @@ KEYS = {"none": "NULL::text, NULL::text", "agent": "agent_id, NULL::text", "mode
 def by_hand(query, user, agent, bounds, dimension):
     """The sums that _token_usage_sums must give, from the ledger alone. Money is half-even at 12 places."""
     money = ("(SELECT CASE WHEN h - floor(h) < 0.5 OR h - floor(h) = 0.5 AND mod(floor(h), 2) = 0 THEN floor(h) "
-             "ELSE floor(h) + 1 END * 0.000000000001 FROM (SELECT {} * 1000000000000 AS h) m)")
+             "ELSE floor(h) + 1 END * 0.000000000001 FROM (SELECT {}::numeric * 1000000000000 AS h) m)")
     usd, rub = money.format("cost_usd"), money.format("cost_rub")
     return plain(query(f"""
       SELECT width_bucket(created_at, %s::timestamptz[]), {KEYS[dimension]}, count(*), sum(prompt_tokens),
