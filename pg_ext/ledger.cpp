@@ -5,6 +5,7 @@
 
 #include "guard.h"
 #include "kept_query.h"
+#include "plain_table.h"
 
 namespace token_usage {
 
@@ -65,7 +66,14 @@ PGDLLEXPORT Datum token_usage_read_setting(PG_FUNCTION_ARGS) {
   Oid const ledger = PG_GETARG_OID(0);
   const char *value = nullptr;
   MemoryContext const outer = CurrentMemoryContext;
-  if (OidIsValid(get_relname_relid(kSettings, get_rel_namespace(ledger)))) {
+  Oid const schema = get_rel_namespace(ledger);
+  Oid const settings = get_relname_relid(kSettings, schema);
+  if (OidIsValid(settings)) {
+    if (!is_plain_table(settings, kSettings, schema)) {
+      ereport(ERROR, (errcode(ERRCODE_WRONG_OBJECT_TYPE),
+                      errmsg("token_usage: %s is not the table that token_usage_migrate() makes",
+                             kSettings)));
+    }
     if (SPI_connect() != SPI_OK_CONNECT) {
       elog(ERROR, "token_usage: SPI_connect failed");
     }

@@ -30,6 +30,11 @@ DECLARE
   value text;
 BEGIN
   IF to_regclass(settings) IS NOT NULL THEN
+    -- A view in its place, or a type with casts of its own, would run code of the ledger's owner with the caller's rights.
+    IF EXISTS (SELECT FROM pg_catalog.pg_class AS c WHERE c.oid = to_regclass(settings) AND c.relkind <> 'r')
+       OR EXISTS (SELECT FROM pg_catalog.pg_attribute AS a WHERE a.attrelid = to_regclass(settings) AND a.attnum > 0 AND a.atttypid >= 16384) THEN
+      RAISE EXCEPTION 'token_usage: token_usage_settings is not the table that token_usage_migrate() makes' USING ERRCODE = '42809';
+    END IF;
     EXECUTE format('SELECT s.value FROM %s AS s WHERE s.name = $1', settings) INTO value USING name;
   END IF;
   RETURN coalesce(value, 'UTC');

@@ -65,7 +65,8 @@ PGDLLEXPORT Datum token_usage_page_rows(PG_FUNCTION_ARGS) {
     nulls[i] = PG_ARGISNULL(i + 1) ? 'n' : ' ';
     values[i] = PG_ARGISNULL(i + 1) ? Datum{0} : PG_GETARG_DATUM(i + 1);
   }
-  run_kept(key, prepare_page, values, nulls, false);
+  // Planned once for any user, it is to take the index that picks the user too.
+  run_kept(key, prepare_page, values, nulls, shape.start_date == 0 && shape.end_date == 0);
   store_rows(result);
   SPI_finish();
   PG_RETURN_NULL();

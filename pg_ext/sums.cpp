@@ -7,6 +7,7 @@
 
 #include "guard.h"
 #include "kept_query.h"
+#include "plain_table.h"
 #include "rollup_pieces.h"
 
 namespace token_usage {
@@ -65,7 +66,8 @@ bool rollups_readable(Oid ledger) {
        {"token_usage_rollup", "token_usage_rollup_month", "token_usage_rollup_user",
         "token_usage_rollup_epoch", "token_usage_delta"}) {
     Oid const table = get_relname_relid(name, schema);
-    if (!OidIsValid(table) || pg_class_aclcheck(table, GetUserId(), ACL_SELECT) != ACLCHECK_OK) {
+    if (!OidIsValid(table) || pg_class_aclcheck(table, GetUserId(), ACL_SELECT) != ACLCHECK_OK ||
+        !is_plain_table(table, name, schema)) {
       return false;
     }
   }

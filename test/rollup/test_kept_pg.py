@@ -162,29 +162,6 @@ def test_another_users_functions_are_never_called(place):
         session.close()
 
 
-def test_another_users_views_are_never_read(place):
-    """Nor are views, or types with casts of their own, in the place of derived tables."""
-    foe = role(place, "foe", "CREATE SCHEMA theirs AUTHORIZATION {}")
-    migrate(foe, "theirs")
-    insert(foe, 200, "now() - i * interval '5 hours'")
-    foe("SELECT token_usage_rebuild()")
-    want = foe("SELECT * FROM token_usage_summary(1)")
-    foe("CREATE FUNCTION theirs.trap() RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'trapped'; END $$")
-    foe("CREATE TYPE theirs.bits AS (flags smallint)")
-    foe("CREATE FUNCTION theirs.bits(theirs.bits) RETURNS smallint LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'trapped'; END $$")
-    foe("CREATE CAST (theirs.bits AS smallint) WITH FUNCTION theirs.bits(theirs.bits) AS IMPLICIT")
-    foe("ALTER TABLE token_usage_rollup_month RENAME TO months")
-    root = other(place, "postgres")
-    root("SET search_path = theirs, public")
-    for what in ("VIEW token_usage_rollup_month AS SELECT * FROM months WHERE theirs.trap()",
-                 "TABLE token_usage_rollup_month AS SELECT user_id, month, ROW(flags)::theirs.bits AS flags FROM months"):
-        foe(f"CREATE {what}")
-        assert root("SELECT * FROM token_usage_summary(1)") == want
-        foe(f"DROP {what.split(' AS ')[0]}")
-    for session in (root, foe):
-        session.close()
-
-
 def test_two_ledgers(place):
     """Each has its own; a new version of the file makes both anew, and migrate drops those of a ledger that is gone."""
     place("CREATE SCHEMA second")

@@ -184,3 +184,38 @@ def test_temporary_and_shadowing_objects(place):
     foe("DELETE FROM public.token_usage WHERE id OPERATOR(pg_catalog.=) 31")
     clean(place)
     foe.close()
+
+
+def test_another_user_s_views_are_never_read(place):
+    """A superuser who asks for a report on somebody's ledger runs nothing of theirs: no view, nor a type with casts of its own, in the place
+    of what migrate made."""
+    foe, root = role(place, "foe", "CREATE SCHEMA theirs AUTHORIZATION {}"), Session(place.pg.server, place.name, "postgres")
+    foe("SET search_path = theirs")
+    foe("SELECT public.token_usage_migrate()")
+    for session in (foe, root):
+        session("SET search_path = theirs, public")
+    insert(foe, 300, "now() - i * interval '5 hours'")
+    foe("SELECT token_usage_rebuild()")
+    want = foe("SELECT * FROM token_usage_by_agent(1, 60)")
+    foe("CREATE FUNCTION trap() RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'trapped'; END $$")
+    for base in ("smallint", "text"):
+        foe(f"CREATE TYPE odd_{base} AS (it {base})")
+        foe(f"CREATE FUNCTION spring(odd_{base}) RETURNS {base} LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'trapped'; END $$")
+        foe(f"CREATE CAST (odd_{base} AS {base}) WITH FUNCTION spring(odd_{base}) AS IMPLICIT")
+    for table, column, odd in (("token_usage_rollup_month", "flags", "smallint"), ("token_usage_settings", "value", "text")):
+        foe("SELECT token_usage_set('time_zone', 'UTC')")
+        foe(f"ALTER TABLE {table} RENAME TO kept_{table}")
+        columns = ", ".join(f"ROW({name})::odd_{odd} AS {name}" if name == column else name for name, in foe(
+            "SELECT attname::text FROM pg_attribute WHERE attrelid = %s::regclass AND attnum > 0 ORDER BY attnum", (f"kept_{table}",)))
+        for what in (f"VIEW {table} AS SELECT * FROM kept_{table} WHERE trap()", f"TABLE {table} AS SELECT {columns} FROM kept_{table}"):
+            foe(f"CREATE {what}")
+            for _ in range(2):
+                if column == "flags":
+                    assert root("SELECT * FROM token_usage_by_agent(1, 60)") == want
+                else:
+                    with pytest.raises(psycopg2.errors.WrongObjectType, match="token_usage_settings is not the table"):
+                        root("SELECT * FROM token_usage_by_agent(1, 60)")
+            foe(f"DROP {what.split(' AS ')[0]}")
+        foe(f"ALTER TABLE kept_{table} RENAME TO {table}")
+    for session in (root, foe):
+        session.close()
