@@ -8,6 +8,8 @@ INSERT INTO token_usage (user_id, agent_id, ai_provider, ai_model, prompt_tokens
   SELECT 1 + g % 10, 'a' || g % 3, 'p', 'm', g % 7, g % 7, 0.000001, timestamptz '2025-01-01 00:00Z' + g * interval '1 minute'
   FROM generate_series(1, 50000) AS g;
 ANALYZE token_usage;
+-- What is rolled already needs no row.
+DELETE FROM token_usage_rollup_epoch;
 CREATE FUNCTION report(who text, agent text = NULL, dimension text = 'none')
 RETURNS TABLE (bucket integer, key1 text, requests bigint, total_tokens numeric, cost_usd numeric)
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$

@@ -137,8 +137,8 @@ def control(server, *argv):
 
 @pytest.fixture
 def own_server():
-    """A server that may be stopped, with a migrated ledger."""
-    with postgres.Server() as server:
+    """A server that may be stopped, and keeps what was committed, with a migrated ledger."""
+    with postgres.Server(settings="synchronous_commit = on\n") as server:
         connection = server.connect()
         connection.autocommit = True
         with connection.cursor() as cursor:
