@@ -12,6 +12,7 @@
 #include "rollup_row.h"
 
 extern "C" {
+#include <access/xact.h>
 #include <utils/snapmgr.h>
 }
 
