@@ -128,32 +128,15 @@ struct Maker {
   void store(Datum user, const BulkSums &sums) {
     const KeyTexts &keys = texts[sums.dimension];
     bool nulls[kResults] = {};
-    const auto number = [](int128 sum) { return Int64GetDatum(static_cast<std::int64_t>(sum)); };
-    Datum const usd = decimal_to_numeric(Decimal::from_units(sums.usd), sums.usd_scale);
-    Datum const rub = decimal_to_numeric(Decimal::from_units(sums.rub), sums.rub_scale);
-    Datum values[kResults] = {
-        user,
-        Int16GetDatum(static_cast<std::int16_t>(sums.tier * 10 + sums.dimension)),
-        TimestampTzGetDatum(sums.bucket),
-        keys.key1[sums.group],
-        keys.key2[sums.group],
-        Int16GetDatum(static_cast<std::int16_t>(keys.keys[sums.group].nulls)),
-        Int64GetDatum(sums.requests),
-        number(sums.prompt),
-        number(sums.completion),
-        number(sums.total),
-        usd,
-        rub,
-        Int64GetDatum(sums.unpriced),
-        number(sums.ms_sum),
-        Int64GetDatum(sums.ms_count)};
+    Datum values[kResults] = {user};
+    fill_rollup_row(sums, keys, values + 1);
     HeapTuple const made = heap_form_tuple(work->desc, values, nulls);
     if (stored == nullptr || !stored->has(made, sums, keys.keys[sums.group])) {
       tuplestore_puttuple(work->store, made);
     }
     heap_freetuple(made);
-    pfree(DatumGetPointer(usd));
-    pfree(DatumGetPointer(rub));
+    pfree(DatumGetPointer(values[1 + kRollupUsd]));
+    pfree(DatumGetPointer(values[1 + kRollupRub]));
   }
 
   // The rollup rows of the months [begin, end) of one user, in the order of the rollup's key.
@@ -291,7 +274,7 @@ PGDLLEXPORT Datum token_usage_rollup_bulk(PG_FUNCTION_ARGS) {
     ereport(ERROR, (errcode(ERRCODE_DATATYPE_MISMATCH),
                     errmsg("_token_usage_rollup_bulk: a user is bigint, text or uuid")));
   }
-  check_types(work->desc, work->user_type, kResultTypes, "the result");
+  check_types(work->desc, work->user_type, kRollupTypes, "the result");
   work->store = tuplestore_begin_heap((result->allowedModes & SFRM_Materialize_Random) != 0, false,
                                       kResultMemory);
   MemoryContextSwitchTo(outer);

@@ -17,12 +17,7 @@ extern "C" {
 
 namespace token_usage {
 
-// The columns of a rollup row, after the user: kind, bucket, key1, key2, nulls, requests, prompt,
-// completion, total, usd, rub, unpriced, ms_sum, ms_count.
-constexpr Oid kResultTypes[] = {INT2OID,    TIMESTAMPTZOID, TEXTOID, TEXTOID, INT2OID,
-                                INT8OID,    INT8OID,        INT8OID, INT8OID, NUMERICOID,
-                                NUMERICOID, INT8OID,        INT8OID, INT8OID};
-constexpr int kResults = 15;
+constexpr int kResults = kRollupColumns + 1;
 
 // The statements that _token_usage_rollup_bulk is given, in this order; rollup_bulk.sql tells what
 // they get and return.

@@ -28,12 +28,6 @@ constexpr Shape kDeltas = {"deltas"};
 constexpr Shape kRows = {"rows"};
 constexpr Shape kMerge = {"merge"};
 
-// What the statement that merges takes after the user: the columns of a rollup row.
-constexpr Oid kMergeTypes[] = {INT2OID,    TIMESTAMPTZOID, TEXTOID, TEXTOID, INT2OID,
-                               INT8OID,    INT8OID,        INT8OID, INT8OID, NUMERICOID,
-                               NUMERICOID, INT8OID,        INT8OID, INT8OID};
-constexpr int kMergeColumns = static_cast<int>(std::size(kMergeTypes));
-
 char *text_of(const KeptKey &key) {
   Shape shape;
   std::memcpy(&shape, key.shape, sizeof shape);
@@ -49,11 +43,11 @@ SPIPlanPtr prepare_range(const KeptKey &key) {
 }
 
 SPIPlanPtr prepare_merge(const KeptKey &key) {
-  Oid types[kMergeColumns + 1] = {TEXTOID};
-  for (int i = 0; i < kMergeColumns; ++i) {
-    types[i + 1] = get_array_type(kMergeTypes[i]);
+  Oid types[kRollupColumns + 1] = {TEXTOID};
+  for (int i = 0; i < kRollupColumns; ++i) {
+    types[i + 1] = get_array_type(kRollupTypes[i]);
   }
-  return prepare_text(text_of(key), kMergeColumns + 1, types, CURSOR_OPT_GENERIC_PLAN);
+  return prepare_text(text_of(key), kRollupColumns + 1, types, CURSOR_OPT_GENERIC_PLAN);
 }
 
 // Whether these are the columns of rows, or with a sign behind them those of deltas.
@@ -119,34 +113,18 @@ void fill_columns(RollupFold *fold, const BulkSums *sums, std::size_t count, Dat
   for (int dimension = 0; dimension <= 2; ++dimension) {
     texts[dimension].make(dimension, fold->dictionary(dimension));
   }
-  auto *const cells =
-      static_cast<Datum *>(palloc_extended(kMergeColumns * count * sizeof(Datum), MCXT_ALLOC_HUGE));
+  auto *const cells = static_cast<Datum *>(
+      palloc_extended(kRollupColumns * count * sizeof(Datum), MCXT_ALLOC_HUGE));
   for (std::size_t i = 0; i < count; ++i) {
-    const BulkSums &row = sums[i];
-    const KeyTexts &keys = texts[row.dimension];
-    const auto number = [](int128 sum) { return Int64GetDatum(static_cast<std::int64_t>(sum)); };
-    const Datum columns[kMergeColumns] = {
-        Int16GetDatum(static_cast<std::int16_t>(row.tier * 10 + row.dimension)),
-        TimestampTzGetDatum(row.bucket),
-        keys.key1[row.group],
-        keys.key2[row.group],
-        Int16GetDatum(static_cast<std::int16_t>(keys.keys[row.group].nulls)),
-        Int64GetDatum(row.requests),
-        number(row.prompt),
-        number(row.completion),
-        number(row.total),
-        decimal_to_numeric(Decimal::from_units(row.usd), row.usd_scale),
-        decimal_to_numeric(Decimal::from_units(row.rub), row.rub_scale),
-        Int64GetDatum(row.unpriced),
-        number(row.ms_sum),
-        Int64GetDatum(row.ms_count)};
-    for (int column = 0; column < kMergeColumns; ++column) {
+    Datum columns[kRollupColumns];
+    fill_rollup_row(sums[i], texts[sums[i].dimension], columns);
+    for (int column = 0; column < kRollupColumns; ++column) {
       cells[static_cast<std::size_t>(column) * count + i] = columns[column];
     }
   }
-  for (int column = 0; column < kMergeColumns; ++column) {
+  for (int column = 0; column < kRollupColumns; ++column) {
     values[column + 1] =
-        array_of(cells + static_cast<std::size_t>(column) * count, count, kMergeTypes[column]);
+        array_of(cells + static_cast<std::size_t>(column) * count, count, kRollupTypes[column]);
   }
 }
 
@@ -179,7 +157,7 @@ PGDLLEXPORT Datum token_usage_rollup_fold(PG_FUNCTION_ARGS) {
   PopActiveSnapshot();
   const auto *const sums = guarded([fold] { return &fold->sums(); });
   if (!sums->empty()) {
-    Datum values[kMergeColumns + 1] = {PG_GETARG_DATUM(1)};
+    Datum values[kRollupColumns + 1] = {PG_GETARG_DATUM(1)};
     fill_columns(fold, sums->data(), sums->size(), values);
     execute_kept(key, prepare_merge, values, InvalidSnapshot);
   }

@@ -145,4 +145,32 @@ struct KeyTexts {
   }
 };
 
+// The columns of a rollup row, after the user: kind, bucket, key1, key2, nulls, requests, prompt,
+// completion, total, usd, rub, unpriced, ms_sum, ms_count.
+constexpr Oid kRollupTypes[] = {INT2OID,    TIMESTAMPTZOID, TEXTOID, TEXTOID, INT2OID,
+                                INT8OID,    INT8OID,        INT8OID, INT8OID, NUMERICOID,
+                                NUMERICOID, INT8OID,        INT8OID, INT8OID};
+constexpr int kRollupColumns = static_cast<int>(std::size(kRollupTypes));
+constexpr int kRollupUsd = 9;
+constexpr int kRollupRub = 10;
+
+// A rollup row's values, in these columns; `keys` are those of its dimension.
+inline void fill_rollup_row(const BulkSums &sums, const KeyTexts &keys, Datum *values) {
+  const auto number = [](int128 sum) { return Int64GetDatum(static_cast<std::int64_t>(sum)); };
+  values[0] = Int16GetDatum(static_cast<std::int16_t>(sums.tier * 10 + sums.dimension));
+  values[1] = TimestampTzGetDatum(sums.bucket);
+  values[2] = keys.key1[sums.group];
+  values[3] = keys.key2[sums.group];
+  values[4] = Int16GetDatum(static_cast<std::int16_t>(keys.keys[sums.group].nulls));
+  values[5] = Int64GetDatum(sums.requests);
+  values[6] = number(sums.prompt);
+  values[7] = number(sums.completion);
+  values[8] = number(sums.total);
+  values[kRollupUsd] = decimal_to_numeric(Decimal::from_units(sums.usd), sums.usd_scale);
+  values[kRollupRub] = decimal_to_numeric(Decimal::from_units(sums.rub), sums.rub_scale);
+  values[11] = Int64GetDatum(sums.unpriced);
+  values[12] = number(sums.ms_sum);
+  values[13] = Int64GetDatum(sums.ms_count);
+}
+
 }  // namespace token_usage
