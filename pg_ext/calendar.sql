@@ -91,9 +91,13 @@ $function$;
 -- The starts of the days from `first` to `last`, and of the day after it.
 CREATE OR REPLACE FUNCTION @extschema@._token_usage_day_bounds(first date, last date, zone text)
 RETURNS timestamptz[] LANGUAGE plpgsql STABLE AS $function$
+DECLARE
+  days date[];
 BEGIN
-  RETURN @extschema@._token_usage_starts(
-    ARRAY(SELECT first + i FROM generate_series(0, last + 1 - first) AS i ORDER BY i), zone);
+  FOR i IN 0 .. last + 1 - first LOOP
+    days := array_append(days, first + i);
+  END LOOP;
+  RETURN @extschema@._token_usage_starts(days, zone);
 END
 $function$;
 
