@@ -1,8 +1,12 @@
 #include "timestamp.h"
 
+#include <algorithm>
+#include <array>
+#include <bit>
 #include <charconv>
 #include <cmath>
 #include <cstdio>
+#include <cstring>
 
 #include "float_text.h"
 
@@ -63,6 +67,46 @@ class Scanner {
   std::string_view text_;
 };
 
+// Eight characters are looked at together, as every row that a report reads comes by here.
+
+// The first character lowest.
+std::uint64_t eight_chars(const char *text) {
+  std::uint64_t out = 0;
+  std::memcpy(&out, text, sizeof out);
+  return std::endian::native == std::endian::big ? __builtin_bswap64(out) : out;
+}
+
+// `0` stands for any digit, another character for itself.
+struct Pattern {
+  constexpr explicit Pattern(const char *text) {
+    for (unsigned at = 0; at < 8; ++at) {
+      wanted |= std::uint64_t{static_cast<unsigned char>(text[at])} << at * 8;
+      spare |= std::uint64_t{text[at] == '0' ? 0x7FU - 9 : 0x7FU} << at * 8;
+    }
+  }
+  std::uint64_t wanted = 0;
+  std::uint64_t spare = 0;  // what may be added to the difference without reaching the highest bit
+};
+constexpr Pattern kYearMonth("0000-00-");
+constexpr Pattern kSpaced("00 00:00");
+constexpr Pattern kMarked("00T00:00");
+
+class Digits {
+ public:
+  Digits(const char *text, const Pattern &pattern)
+      : difference_(eight_chars(text) ^ pattern.wanted),
+        fit_((((difference_ + pattern.spare) | difference_) & 0x8080808080808080) == 0) {}
+  [[nodiscard]] bool fit() const { return fit_; }
+  // The number that the digits at this place and the next one make.
+  [[nodiscard]] unsigned pair(unsigned place) const {
+    return static_cast<unsigned char>((difference_ * 10 + (difference_ >> 8)) >> place * 8);
+  }
+
+ private:
+  std::uint64_t difference_;
+  bool fit_;
+};
+
 unsigned days_in_month(unsigned year, unsigned month) {
   constexpr unsigned days[] = {31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31};
   const bool leap = (year % 4 == 0 && year % 100 != 0) || year % 400 == 0;
@@ -74,27 +118,35 @@ bool in_range(Micros time) {
 }
 
 std::optional<Micros> parse(std::string_view text, bool date_alone) {
-  Scanner in(text);
-  unsigned year = 0;
-  unsigned month = 0;
-  unsigned day = 0;
-  if (!in.number(4, year) || !in.take('-') || !in.number(2, month) || !in.take('-') ||
-      !in.number(2, day) || year < 1 || month < 1 || month > 12 || day < 1 ||
-      day > days_in_month(year, month)) {
+  // Date and minute stand at fixed places.
+  constexpr std::size_t date_size = std::string_view("YYYY-MM-DD").size();
+  constexpr std::size_t minute_size = std::string_view("YYYY-MM-DD HH:MM").size();
+  std::array<char, minute_size> at_midnight = {'Y', 'Y', 'Y', 'Y', '-', 'M', 'M', '-',
+                                               'D', 'D', ' ', '0', '0', ':', '0', '0'};
+  if (text.size() == date_size && date_alone) {
+    std::copy(text.begin(), text.end(), at_midnight.begin());
+    text = {at_midnight.data(), at_midnight.size()};
+  }
+  if (text.size() < minute_size) {
     return std::nullopt;
   }
-  const Micros midnight = days_from_civil(year, month, day) * kMicrosPerDay;
-  if (in.done()) {
-    return date_alone ? std::optional<Micros>(midnight) : std::nullopt;
+  const Digits date(text.data(), kYearMonth);
+  const Digits time_of_day(text.data() + 8, text[date_size] == 'T' ? kMarked : kSpaced);
+  if (!date.fit() || !time_of_day.fit()) {
+    return std::nullopt;
   }
-  unsigned hour = 0;
-  unsigned minute = 0;
+  const unsigned year = date.pair(0) * 100 + date.pair(2);
+  const unsigned month = date.pair(5);
+  const unsigned day = time_of_day.pair(0);
+  const unsigned hour = time_of_day.pair(3);
+  const unsigned minute = time_of_day.pair(6);
+  if (year < 1 || month < 1 || month > 12 || day < 1 ||
+      (day > 28 && day > days_in_month(year, month)) || hour > 23 || minute > 59) {
+    return std::nullopt;
+  }
+  Scanner in(text.substr(minute_size));
   unsigned second = 0;
   unsigned micros = 0;
-  if (!(in.take(' ') || in.take('T')) || !in.number(2, hour) || !in.take(':') ||
-      !in.number(2, minute) || hour > 23 || minute > 59) {
-    return std::nullopt;
-  }
   if (in.take(':')) {
     if (!in.number(2, second) || second > 59 || (in.take('.') && !in.fraction(micros))) {
       return std::nullopt;
@@ -118,8 +170,8 @@ std::optional<Micros> parse(std::string_view text, bool date_alone) {
       return std::nullopt;
     }
   }
-  const Micros time =
-      midnight + (hour * 3600 + minute * 60 + second) * kMicrosPerSecond + micros - offset;
+  const Micros time = days_from_civil(year, month, day) * kMicrosPerDay +
+                      (hour * 3600 + minute * 60 + second) * kMicrosPerSecond + micros - offset;
   return in_range(time) ? std::optional<Micros>(time) : std::nullopt;
 }
 
