@@ -43,24 +43,6 @@ void result_optional(sqlite3_context *context, const std::optional<Decimal> &cos
 
 }  // namespace
 
-Row row_of(Cell first) {
-  Row row;
-  constexpr std::size_t most_columns = 10;
-  row.reserve(most_columns);
-  row.push_back(std::move(first));
-  return row;
-}
-
-void append_measures(Row &row, const Measures &measures) {
-  row.emplace_back(measures.requests_count);
-  row.emplace_back(token_sum(measures.prompt_tokens, "prompt_tokens"));
-  row.emplace_back(token_sum(measures.completion_tokens, "completion_tokens"));
-  row.emplace_back(token_sum(measures.total_tokens, "total_tokens"));
-  row.emplace_back(measures.cost_usd.to_double());
-  row.emplace_back(measures.cost_rub.to_double());
-  row.emplace_back(measures.unpriced_count);
-}
-
 Cell value_cell(sqlite3_value *value) {
   switch (value == nullptr ? SQLITE_NULL : sqlite3_value_type(value)) {
     case SQLITE_INTEGER:
@@ -98,9 +80,38 @@ Cell text_cell(const std::optional<std::string> &text) {
   return text ? Cell(*text) : Cell();
 }
 
-Cell average_cell(const Measures &measures) {
-  const std::optional<std::int64_t> average = measures.avg_execution_time_ms();
-  return average ? Cell(*average) : Cell();
+Line line_of(std::optional<std::string> key, const Measures &measures) {
+  token_sum(measures.prompt_tokens, "prompt_tokens");
+  token_sum(measures.completion_tokens, "completion_tokens");
+  token_sum(measures.total_tokens, "total_tokens");
+  return {{std::move(key), std::nullopt}, measures};
+}
+
+void result_line(sqlite3_context *context, const Line &line, int keys, int index) {
+  const Measures &measures = line.measures;
+  if (index < keys) {
+    return result_optional(context, line.keys[static_cast<std::size_t>(index)]);
+  }
+  switch (index - keys) {
+    case 0:
+      return sqlite3_result_int64(context, measures.requests_count);
+    case 1:
+      return sqlite3_result_int64(context, static_cast<std::int64_t>(measures.prompt_tokens));
+    case 2:
+      return sqlite3_result_int64(context, static_cast<std::int64_t>(measures.completion_tokens));
+    case 3:
+      return sqlite3_result_int64(context, static_cast<std::int64_t>(measures.total_tokens));
+    case 4:
+      return sqlite3_result_double(context, measures.cost_usd.to_double());
+    case 5:
+      return sqlite3_result_double(context, measures.cost_rub.to_double());
+    case 6:
+      return sqlite3_result_int64(context, measures.unpriced_count);
+    default:
+      if (const std::optional<std::int64_t> average = measures.avg_execution_time_ms()) {
+        sqlite3_result_int64(context, *average);
+      }
+  }
 }
 
 void result_detailed(sqlite3_context *context, const DetailedRow &row, int index) {

@@ -1,7 +1,8 @@
-// What the reports hand to SQLite as table-valued functions: rows of cells, and the columns of a
-// page.
+// What the reports hand to SQLite as table-valued functions: rows of cells, and the columns of
+// lines of measures and of pages, which are made when they are asked for.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -24,13 +25,20 @@ using Row = std::vector<Cell>;
 Cell value_cell(sqlite3_value *value);
 
 Cell text_cell(const std::optional<std::string> &text);
-Cell average_cell(const Measures &measures);
-
-// A row of measures that begins with this cell, and the measures themselves.
-Row row_of(Cell first);
-void append_measures(Row &row, const Measures &measures);
 
 void result_cell(sqlite3_context *context, const Cell &cell);
+
+// Measures, and what they are of: a day, a period, a group.
+struct Line {
+  std::array<std::optional<std::string>, 2> keys;
+  Measures measures;
+};
+
+// Throws where a sum is past 64 bits, whether or not its column is asked for.
+Line line_of(std::optional<std::string> key, const Measures &measures);
+
+// The column of that index of a report whose lines have so many keys: keys, measures, average.
+void result_line(sqlite3_context *context, const Line &line, int keys, int index);
 
 // The column of token_usage_detailed of that index.
 void result_detailed(sqlite3_context *context, const DetailedRow &row, int index);

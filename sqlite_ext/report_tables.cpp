@@ -5,6 +5,7 @@
 #include "report_tables.h"
 
 #include <algorithm>
+#include <array>
 #include <iterator>
 #include <limits>
 #include <memory>
@@ -20,23 +21,29 @@ namespace token_usage {
 
 namespace {
 
+// The most that a report takes, with schema.
+constexpr std::size_t kMostArguments = 8;
+
 // The arguments of one call by their place in the contract's list; a null pointer where one is not
-// given.
+// given. The last is schema.
 struct Arguments {
   sqlite3 *db;
-  std::vector<sqlite3_value *> values;
+  std::size_t count;
+  std::array<sqlite3_value *, kMostArguments> values;
   sqlite3_value *operator[](std::size_t i) const { return values[i]; }
-  [[nodiscard]] std::string schema() const { return schema_argument(values.back()); }
+  [[nodiscard]] std::string schema() const { return schema_argument(values[count - 1]); }
 };
 
 struct Report {
   const char *name;
   const char *columns;                  // visible ones
   std::vector<const char *> arguments;  // hidden ones, without schema
-  std::vector<Row> (*rows)(const Arguments &);
+  std::vector<Line> (*lines)(const Arguments &);
   double estimated_rows;
-  // In place of `rows`: a page, whose columns are made when they are asked for.
+  int keys = 1;
+  // In place of `lines`: a page, or rows of cells.
   std::vector<DetailedRow> (*page)(const Arguments &) = nullptr;
+  std::vector<Row> (*rows)(const Arguments &) = nullptr;
 };
 
 #define TOKEN_USAGE_MEASURES                                                                \
@@ -49,16 +56,14 @@ constexpr const char *kDetailedColumns =
     "execution_time_ms INTEGER, platform TEXT, content_type TEXT, task_type TEXT, content_id TEXT, "
     "workflow_id TEXT, request_id TEXT, endpoint TEXT, cursor TEXT";
 
-std::vector<Row> group_rows(const std::vector<GroupMeasures> &groups) {
-  std::vector<Row> out;
-  for (const GroupMeasures &group : groups) {
-    Row row = row_of(text_cell(group.keys[0]));
-    for (std::size_t i = 1; i < group.keys.size(); ++i) {
-      row.push_back(text_cell(group.keys[i]));
+std::vector<Line> group_lines(std::vector<GroupMeasures> groups) {
+  std::vector<Line> out;
+  out.reserve(groups.size());
+  for (GroupMeasures &group : groups) {
+    Line &line = out.emplace_back(line_of(std::move(group.keys[0]), group.measures));
+    if (group.keys.size() > 1) {
+      line.keys[1] = std::move(group.keys[1]);
     }
-    append_measures(row, group.measures);
-    row.push_back(average_cell(group.measures));
-    out.push_back(std::move(row));
   }
   return out;
 }
@@ -67,58 +72,50 @@ std::int64_t days_argument(const Arguments &in, const char *name) {
   return integer_argument(name, in[1], 30, 1, 36'600);
 }
 
-std::vector<Row> summary_rows(const Arguments &in) {
-  std::vector<Row> out;
-  for (const NamedMeasures &line : summary(Scope(in.db, in[0], in[1], in[2], in.schema()))) {
-    Row row = row_of(line.name);
-    append_measures(row, line.measures);
-    out.push_back(std::move(row));
+std::vector<Line> summary_lines(const Arguments &in) {
+  std::vector<Line> out;
+  for (const NamedMeasures &each : summary(Scope(in.db, in[0], in[1], in[2], in.schema()))) {
+    out.push_back(line_of(each.name, each.measures));
   }
   return out;
 }
 
-std::vector<Row> history_rows(const Arguments &in) {
+std::vector<Line> history_lines(const Arguments &in) {
   check_user(in[0]);
   const std::int64_t days = days_argument(in, "days");
-  std::vector<Row> out;
-  for (const DayMeasures &line :
+  std::vector<Line> out;
+  out.reserve(static_cast<std::size_t>(days));
+  for (const DayMeasures &each :
        history(Scope(in.db, in[0], in[3], in[4], in.schema()), days, text_argument(in[2]))) {
-    Row row = row_of(format_date(line.day));
-    append_measures(row, line.measures);
-    out.push_back(std::move(row));
+    out.push_back(line_of(format_date(each.day), each.measures));
   }
   return out;
 }
 
-std::vector<Row> by_agent_rows(const Arguments &in) {
+std::vector<Line> by_agent_lines(const Arguments &in) {
   check_user(in[0]);
   const std::int64_t days = days_argument(in, "period_days");
-  return group_rows(by_agent(Scope(in.db, in[0], in[2], in[3], in.schema()), days));
+  return group_lines(by_agent(Scope(in.db, in[0], in[2], in[3], in.schema()), days));
 }
 
-std::vector<Row> by_model_rows(const Arguments &in) {
+std::vector<Line> by_model_lines(const Arguments &in) {
   check_user(in[0]);
   const std::int64_t days = days_argument(in, "period_days");
-  return group_rows(by_model(Scope(in.db, in[0], in[2], in[3], in.schema()), days));
+  return group_lines(by_model(Scope(in.db, in[0], in[2], in[3], in.schema()), days));
 }
 
-std::vector<Row> by_provider_rows(const Arguments &in) {
+std::vector<Line> by_provider_lines(const Arguments &in) {
   check_user(in[0]);
   const std::int64_t days = days_argument(in, "period_days");
-  return group_rows(by_provider(by_model(Scope(in.db, in[0], in[2], in[3], in.schema()), days)));
+  return group_lines(by_provider(by_model(Scope(in.db, in[0], in[2], in[3], in.schema()), days)));
 }
 
-std::vector<Row> totals_rows(const Arguments &in) {
+std::vector<Line> totals_lines(const Arguments &in) {
   check_user(in[0]);
   const std::string period = period_argument(in[1]);
   const Measures sum =
       totals(Scope(in.db, in[0], in[3], in[4], in.schema()), period, text_argument(in[2]));
-  Row row = row_of(period);
-  append_measures(row, sum);
-  row.push_back(average_cell(sum));
-  std::vector<Row> out;
-  out.push_back(std::move(row));
-  return out;
+  return {line_of(period, sum)};
 }
 
 std::vector<DetailedRow> detailed_rows(const Arguments &in) {
@@ -130,13 +127,13 @@ std::vector<DetailedRow> detailed_rows(const Arguments &in) {
                               time_argument("end_date", in[5])};
   const std::optional<Cursor> after = cursor_argument(in[6]);
   const std::string schema = in.schema();
-  const Snapshot snapshot(in.db, schema);
+  Snapshot snapshot(in.db, schema);
   return detailed_page(snapshot.ledger(), filter, limit, offset, after).rows;
 }
 
 std::vector<Row> verify_rows(const Arguments &in) {
   const std::string schema = in.schema();
-  const Snapshot snapshot(in.db, schema);
+  Snapshot snapshot(in.db, schema);
   std::vector<Row> out;
   for (const Difference &line : verify(snapshot.ledger(), in[0])) {
     out.push_back({line.user_id, line.bucket, line.dimension, line.measure, text_cell(line.ledger),
@@ -149,45 +146,50 @@ const Report kReports[] = {
     {"token_usage_summary",
      "period TEXT, " TOKEN_USAGE_MEASURES,
      {"user_id", "time_zone", "as_of"},
-     summary_rows,
+     summary_lines,
      3},
     {"token_usage_history",
      "date TEXT, " TOKEN_USAGE_MEASURES,
      {"user_id", "days", "agent", "time_zone", "as_of"},
-     history_rows,
+     history_lines,
      30},
     {"token_usage_by_agent",
      "agent_id TEXT, " TOKEN_USAGE_MEASURES ", avg_execution_time_ms INTEGER",
      {"user_id", "period_days", "time_zone", "as_of"},
-     by_agent_rows,
+     by_agent_lines,
      10},
     {"token_usage_by_model",
      "ai_provider TEXT, ai_model TEXT, " TOKEN_USAGE_MEASURES ", avg_execution_time_ms INTEGER",
      {"user_id", "period_days", "time_zone", "as_of"},
-     by_model_rows,
-     15},
+     by_model_lines,
+     15,
+     2},
     {"token_usage_by_provider",
      "ai_provider TEXT, " TOKEN_USAGE_MEASURES ", avg_execution_time_ms INTEGER",
      {"user_id", "period_days", "time_zone", "as_of"},
-     by_provider_rows,
+     by_provider_lines,
      5},
     {"token_usage_totals",
      "period TEXT, " TOKEN_USAGE_MEASURES ", avg_execution_time_ms INTEGER",
      // The hidden column cannot be named like the visible one; positional calls do not notice.
      {"user_id", "period_name", "agent", "time_zone", "as_of"},
-     totals_rows,
+     totals_lines,
      1},
     {"token_usage_detailed",
      kDetailedColumns,
      {"user_id", "page_limit", "page_offset", "agent", "start_date", "end_date", "after"},
      nullptr,
      100,
+     0,
      detailed_rows},
     {"token_usage_verify",
      "user_id TEXT, bucket TEXT, dimension TEXT, measure TEXT, ledger TEXT, rollup TEXT",
      {"for_user"},
-     verify_rows,
-     10},
+     nullptr,
+     10,
+     0,
+     nullptr,
+     verify_rows},
 };
 
 struct Table : sqlite3_vtab {
@@ -198,11 +200,12 @@ struct Table : sqlite3_vtab {
 };
 
 struct ReportCursor : sqlite3_vtab_cursor {
-  std::vector<Row> rows;
-  std::vector<DetailedRow> page;  // in place of `rows`
+  std::vector<Line> lines;
+  std::vector<DetailedRow> page;  // in place of `lines`
+  std::vector<Row> rows;          // the same
   std::size_t at = 0;
   // What the hidden columns show: the arguments of the call.
-  std::vector<Cell> arguments;
+  std::array<Cell, kMostArguments> arguments;
 };
 
 int connect(sqlite3 *db, void *data, int, const char *const *, sqlite3_vtab **out,
@@ -272,7 +275,7 @@ int best_index(sqlite3_vtab *base, sqlite3_index_info *info) noexcept {
         return SQLITE_CONSTRAINT;
       }
     }
-    if (chosen[0] < 0 && table->report->rows != verify_rows) {
+    if (chosen[0] < 0 && table->report->rows == nullptr) {
       bad_argument("user_id", "given", "NULL");
     }
     info->estimatedCost = 1000;
@@ -298,23 +301,25 @@ int filter(sqlite3_vtab_cursor *base, int which, const char *, int,
   auto *const cursor = static_cast<ReportCursor *>(base);
   auto *const table = static_cast<Table *>(base->pVtab);
   return guard(table, [&] {
-    cursor->rows.clear();
+    cursor->lines.clear();
     cursor->page.clear();
-    cursor->arguments.clear();
+    cursor->rows.clear();
     cursor->at = 0;
-    Arguments arguments{table->db, {}};
+    const auto count = static_cast<std::size_t>(table->hidden);
+    Arguments arguments{table->db, count, {}};
     int next = 0;
-    arguments.values.reserve(static_cast<std::size_t>(table->hidden));
-    cursor->arguments.reserve(static_cast<std::size_t>(table->hidden));
-    for (int slot = 0; slot < table->hidden; ++slot) {
+    for (std::size_t slot = 0; slot < count; ++slot) {
       sqlite3_value *const value = ((which >> slot) & 1) != 0 ? values[next++] : nullptr;
-      arguments.values.push_back(value);
-      cursor->arguments.push_back(value_cell(value));
+      arguments.values[slot] = value;
+      cursor->arguments[slot] = value_cell(value);
     }
-    if (table->report->page != nullptr) {
-      cursor->page = table->report->page(arguments);
+    const Report &report = *table->report;
+    if (report.page != nullptr) {
+      cursor->page = report.page(arguments);
+    } else if (report.rows != nullptr) {
+      cursor->rows = report.rows(arguments);
     } else {
-      cursor->rows = table->report->rows(arguments);
+      cursor->lines = report.lines(arguments);
     }
     return SQLITE_OK;
   });
@@ -327,7 +332,7 @@ int next(sqlite3_vtab_cursor *cursor) noexcept {
 
 int eof(sqlite3_vtab_cursor *base) noexcept {
   const auto *const cursor = static_cast<ReportCursor *>(base);
-  return cursor->at >= cursor->rows.size() + cursor->page.size() ? 1 : 0;
+  return cursor->at >= cursor->lines.size() + cursor->page.size() + cursor->rows.size() ? 1 : 0;
 }
 
 int column(sqlite3_vtab_cursor *base, sqlite3_context *context, int index) noexcept {
@@ -339,8 +344,10 @@ int column(sqlite3_vtab_cursor *base, sqlite3_context *context, int index) noexc
       result_cell(context, cursor->arguments[at - static_cast<std::size_t>(table->visible)]);
     } else if (table->report->page != nullptr) {
       result_detailed(context, cursor->page[cursor->at], index);
-    } else {
+    } else if (table->report->rows != nullptr) {
       result_cell(context, cursor->rows[cursor->at][at]);
+    } else {
+      result_line(context, cursor->lines[cursor->at], table->report->keys, index);
     }
   });
   return SQLITE_OK;
