@@ -166,7 +166,7 @@ Page detailed_page(const Ledger &ledger, const DetailedFilter &filter, std::int6
   return page;
 }
 
-std::int64_t detailed_count(const Ledger &ledger, const DetailedFilter &filter) {
+std::int64_t detailed_count(Snapshot &snapshot, const DetailedFilter &filter) {
   const Micros low = low_of(filter);
   const Micros high = past_high_of(filter);
   std::int64_t count = 0;
@@ -174,7 +174,7 @@ std::int64_t detailed_count(const Ledger &ledger, const DetailedFilter &filter) 
     return count;
   }
   for (const Sum &sum :
-       collect_sums(ledger, filter.user, filter.agent, {low, high}, Dimension::count)) {
+       collect_sums(snapshot, filter.user, filter.agent, {low, high}, Dimension::count)) {
     count += sum.measures.requests_count;
   }
   return count;
@@ -191,8 +191,8 @@ int register_detailed_count(sqlite3 *db) {
                                   time_argument("start_date", given(2)),
                                   time_argument("end_date", given(3))};
       const std::string schema = schema_argument(given(4));
-      const Snapshot snapshot(handle, schema);
-      sqlite3_result_int64(context, detailed_count(snapshot.ledger(), filter));
+      Snapshot snapshot(handle, schema);
+      sqlite3_result_int64(context, detailed_count(snapshot, filter));
     });
   };
   int code = SQLITE_OK;

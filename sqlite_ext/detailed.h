@@ -69,7 +69,7 @@ Page detailed_page(const Ledger &ledger, const DetailedFilter &filter, std::int6
                    std::int64_t offset, const std::optional<Cursor> &after);
 
 // How many rows all pages hold.
-std::int64_t detailed_count(const Ledger &ledger, const DetailedFilter &filter);
+std::int64_t detailed_count(Snapshot &snapshot, const DetailedFilter &filter);
 
 // The SQL functions token_usage_detailed_count(user_id [, agent, start_date, end_date, schema]).
 int register_detailed_count(sqlite3 *db);

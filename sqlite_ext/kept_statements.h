@@ -44,6 +44,11 @@ class KeptStatements {
   KeptStatements &operator=(const KeptStatements &) = delete;
   ~KeptStatements();
 
+  // Whether take() would give a statement.
+  [[nodiscard]] bool has(unsigned number) const noexcept {
+    const auto entry = idle_.find(number);
+    return entry != idle_.end() && entry->second != nullptr;
+  }
   // The statement of that number, or a null pointer; it is the caller's until it comes back.
   sqlite3_stmt *take(unsigned number) noexcept;
   // Keeps the statement, or finalises it where it cannot be kept.

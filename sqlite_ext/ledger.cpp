@@ -122,34 +122,49 @@ bool id_is_rowid(const Ledger &ledger) {
   return same;
 }
 
-Snapshot::Snapshot(sqlite3 *db, const std::string &schema) : ledger_(known_ledger(db, schema)) {
+Snapshot::Snapshot(sqlite3 *db, const std::string &schema)
+    : db_(db), schema_(schema), ledger_(known_ledger(db, schema)) {
+  if (!ledger_) {
+    open();
+  }
+}
+
+const Ledger &Snapshot::ledger() {
+  if (!is_open_) {
+    open();
+  }
+  return *ledger_;
+}
+
+void Snapshot::open() {
   if (ledger_) {
     try {
-      open(ledger_->kept, db, schema);
-      if (statement_->is_as_kept()) {
-        return;
-      }
+      step(ledger_->kept);
+      is_open_ = statement_->is_as_kept();
     } catch (const SqliteError &error) {
       // A schema of that name may be gone, which find_ledger says better.
-      if ((error.code() & 0xFF) != SQLITE_ERROR) {
+      if (!may_be_another_schema(error)) {
         throw;
       }
     }
+    if (is_open_) {
+      return;
+    }
     statement_.reset();
   }
-  check_schema(db, schema);
-  open(std::make_shared<KeptStatements>(), db, schema);
-  Ledger found = find_ledger(db, schema);
+  check_schema(db_, schema_);
+  step(std::make_shared<KeptStatements>());
+  Ledger found = find_ledger(db_, schema_);
   found.kept = kept_;
   ledger_ = std::make_shared<const Ledger>(std::move(found));
   remember_ledger(ledger_);
+  is_open_ = true;
 }
 
-void Snapshot::open(const std::shared_ptr<KeptStatements> &kept, sqlite3 *db,
-                    const std::string &schema) {
+void Snapshot::step(const std::shared_ptr<KeptStatements> &kept) {
   kept_ = kept;
-  statement_.emplace(db, *kept, number_of(Text::snapshot), [&schema] {
-    return "SELECT 1 FROM " + quote_identifier(schema) + ".sqlite_master LIMIT 1";
+  statement_.emplace(db_, *kept, number_of(Text::snapshot), [this] {
+    return "SELECT 1 FROM " + quote_identifier(schema_) + ".sqlite_master LIMIT 1";
   });
   statement_->step();
 }

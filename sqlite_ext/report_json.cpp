@@ -147,9 +147,8 @@ std::string detailed_body(const Arguments &in) {
                               time_argument("end_date", in[5])};
   const std::optional<Cursor> after = cursor_argument(in[6]);
   const std::string schema = schema_argument(in[7]);
-  const Snapshot snapshot(in.db, schema);
-  const Ledger &ledger = snapshot.ledger();
-  const Page page = detailed_page(ledger, filter, limit, offset, after);
+  Snapshot snapshot(in.db, schema);
+  const Page page = detailed_page(snapshot.ledger(), filter, limit, offset, after);
   JsonWriter out;
   out.begin_object().key("success").boolean(true).key("data").begin_object();
   out.key("items").begin_array();
@@ -169,7 +168,7 @@ std::string detailed_body(const Arguments &in) {
     out.end_object();
   }
   out.end_array();
-  out.key("total").integer(detailed_count(ledger, filter));
+  out.key("total").integer(detailed_count(snapshot, filter));
   out.key("limit").integer(limit).key("offset").integer(offset);
   out.key("has_more").boolean(page.has_more).key("next_cursor");
   if (page.has_more && !page.rows.empty()) {

@@ -9,9 +9,9 @@ namespace token_usage {
 
 namespace {
 
-TimeZone zone_of(const Ledger &ledger, sqlite3_value *time_zone) {
+TimeZone zone_of(Snapshot &snapshot, sqlite3_value *time_zone) {
   const std::optional<std::string> given = text_argument(time_zone);
-  return TimeZone::load(given ? *given : read_setting(ledger, "time_zone"));
+  return TimeZone::load(given ? *given : read_setting(snapshot, "time_zone"));
 }
 
 sqlite3_value *checked_user(sqlite3_value *user) {
@@ -60,7 +60,7 @@ void order_by_cost(std::vector<GroupMeasures> &groups) {
 std::vector<GroupMeasures> groups_of(const Scope &scope, const std::vector<Micros> &bounds,
                                      const std::optional<std::string> &agent, Dimension dimension) {
   std::vector<GroupMeasures> out;
-  for (Sum &sum : collect_sums(scope.ledger, scope.user, agent, bounds, dimension)) {
+  for (Sum &sum : collect_sums(scope.snapshot, scope.user, agent, bounds, dimension)) {
     out.push_back({std::move(sum.keys), sum.measures});
   }
   return out;
@@ -72,8 +72,7 @@ Scope::Scope(sqlite3 *db, sqlite3_value *user_id, sqlite3_value *time_zone, sqli
              const std::string &schema)
     : user(checked_user(user_id)),
       snapshot(db, schema),
-      ledger(snapshot.ledger()),
-      zone(zone_of(ledger, time_zone)),
+      zone(zone_of(snapshot, time_zone)),
       last(zone.day_of(as_of_argument(as_of))) {}
 
 std::vector<Micros> Scope::period(Day first) const {
@@ -88,7 +87,7 @@ std::vector<NamedMeasures> summary(const Scope &scope) {
       scope.zone.start_of_day(scope.last), scope.zone.start_of_day(scope.last + 1)};
   std::vector<NamedMeasures> out = {{"today", {}}, {"this_month", {}}, {"all_time", {}}};
   for (const Sum &sum :
-       collect_sums(scope.ledger, scope.user, std::nullopt, bounds, Dimension::none)) {
+       collect_sums(scope.snapshot, scope.user, std::nullopt, bounds, Dimension::none)) {
     out[2].measures.merge(sum.measures);
     if (sum.stretch >= 1) {
       out[1].measures.merge(sum.measures);
@@ -107,7 +106,7 @@ std::vector<DayMeasures> history(const Scope &scope, std::int64_t days,
     out.push_back({day, {}});
   }
   const std::vector<Micros> bounds = day_bounds(scope.zone, scope.last, days);
-  for (const Sum &sum : collect_sums(scope.ledger, scope.user, agent, bounds, Dimension::none)) {
+  for (const Sum &sum : collect_sums(scope.snapshot, scope.user, agent, bounds, Dimension::none)) {
     out[sum.stretch].measures = sum.measures;
   }
   return out;
@@ -169,7 +168,7 @@ std::vector<Micros> named_period(const Scope &scope, const std::string &period) 
 Measures totals(const Scope &scope, const std::string &period,
                 const std::optional<std::string> &agent) {
   Measures out;
-  for (const Sum &sum : collect_sums(scope.ledger, scope.user, agent, named_period(scope, period),
+  for (const Sum &sum : collect_sums(scope.snapshot, scope.user, agent, named_period(scope, period),
                                      Dimension::none)) {
     out.merge(sum.measures);
   }

@@ -20,8 +20,7 @@ struct Scope {
         const std::string &schema);
 
   sqlite3_value *user;
-  Snapshot snapshot;
-  const Ledger &ledger;
+  mutable Snapshot snapshot;
   TimeZone zone;
   Day last;
 

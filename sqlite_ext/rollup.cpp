@@ -303,18 +303,34 @@ OwnedValue stored_user(const Ledger &ledger, sqlite3_value *user) {
   return row.step() ? row.copy(0) : nullptr;
 }
 
-std::optional<UserState> user_state(const Ledger &ledger, sqlite3_value *user,
-                                    SparseReader *sparse) {
+std::optional<UserState> user_state(const Ledger &ledger, sqlite3_value *user, SparseReader *sparse,
+                                    Snapshot *opening) {
   UserState out{user, nullptr, 0, false, false};
   if (!is_stored_as_given(ledger, user)) {
-    out.copy = stored_user(ledger, user);
+    out.copy = opening == nullptr ? stored_user(ledger, user) : nullptr;
     if (!out.copy) {
       return std::nullopt;
     }
     out.stored = out.copy.get();
   }
-  const unsigned variant = sparse == nullptr ? 0 : 1 + sparse->variant();
-  Statement row = ledger.statement(number_of(Text::user_state, variant), [&] {
+  const unsigned number =
+      number_of(Text::user_state, sparse == nullptr ? 0 : 1 + sparse->variant());
+  const auto read = [&](Statement &row) {
+    row.bind(1, out.stored);
+    if (sparse == nullptr) {
+      row.step();
+    } else {
+      row.bind(12, sparse->largest_bucket());
+      sparse->run(row);
+    }
+    out.smallest_bucket = row.int64(0);
+    out.has_odd_rows = row.int64(1) != 0;
+    out.has_numbers = row.int64(2) != 0;
+  };
+  if (opening != nullptr) {
+    return opening->begin_with(number, read) ? std::optional(std::move(out)) : std::nullopt;
+  }
+  Statement row = ledger.statement(number, [&] {
     const auto of_user = [&ledger](const char *table) {
       return " FROM " + beside(ledger, table) + " WHERE user_id = ?1";
     };
@@ -333,16 +349,7 @@ std::optional<UserState> user_state(const Ledger &ledger, sqlite3_value *user,
                 : "EXISTS (SELECT 1" + of_user("token_usage") + " AND created_at < '')") +
            " AS numbers LIMIT 1)";
   });
-  row.bind(1, out.stored);
-  if (sparse == nullptr) {
-    row.step();
-  } else {
-    row.bind(12, sparse->largest_bucket());
-    sparse->run(row);
-  }
-  out.smallest_bucket = row.int64(0);
-  out.has_odd_rows = row.int64(1) != 0;
-  out.has_numbers = row.int64(2) != 0;
+  read(row);
   return out;
 }
 

@@ -93,9 +93,11 @@ class SparseReader {
   static constexpr int kColumn = 3;
 };
 
-// Nothing where the ledger is known to have no row of the user.
+// Nothing where the ledger is known to have no row of the user. `opening`: a snapshot that nothing
+// has opened yet, and whose remembered ledger this is; nothing also where it is not open
+// afterwards.
 std::optional<UserState> user_state(const Ledger &ledger, sqlite3_value *user,
-                                    SparseReader *sparse = nullptr);
+                                    SparseReader *sparse = nullptr, Snapshot *opening = nullptr);
 
 // How many odd rows the user has, as far as kMostOddRows and one more.
 std::int64_t count_odd_rows(const Ledger &ledger, const sqlite3_value *stored);

@@ -20,13 +20,13 @@ std::string settings_table(const std::string &schema) {
 }
 
 std::string select_value(const std::string &schema) {
-  return "SELECT value FROM " + settings_table(schema) + " WHERE name = ?1";
+  return "SELECT (SELECT value FROM " + settings_table(schema) + " WHERE name = ?1)";
 }
 
 // Runs select_value.
 std::string value_in(Statement &row, std::string_view name) {
-  row.bind(1, name);
-  return std::string(row.step() ? row.text(0) : kDefaultZone);
+  row.bind(1, name).step();
+  return std::string(row.is_null(0) ? kDefaultZone : row.text(0));
 }
 
 std::string current_value(sqlite3 *db, const std::string &schema, std::string_view name) {
@@ -85,13 +85,21 @@ void set(sqlite3_context *context, int count, sqlite3_value **values) {
 
 }  // namespace
 
-std::string read_setting(const Ledger &ledger, std::string_view name) {
+std::string read_setting(Snapshot &snapshot, std::string_view name) {
+  std::string value;
+  const unsigned number = number_of(Text::setting);
+  const auto read = [&](Statement &row) { value = value_in(row, name); };
+  const Ledger *const remembered = snapshot.remembered();
+  if (remembered != nullptr && remembered->has_settings && snapshot.begin_with(number, read)) {
+    return value;
+  }
+  const Ledger &ledger = snapshot.ledger();
   if (!ledger.has_settings) {
     return std::string(kDefaultZone);
   }
-  Statement row =
-      ledger.statement(number_of(Text::setting), [&ledger] { return select_value(ledger.schema); });
-  return value_in(row, name);
+  Statement row = ledger.statement(number, [&ledger] { return select_value(ledger.schema); });
+  read(row);
+  return value;
 }
 
 int register_settings(sqlite3 *db) {

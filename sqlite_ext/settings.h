@@ -10,7 +10,7 @@
 namespace token_usage {
 
 // The value of a setting, or its default where none was set.
-std::string read_setting(const Ledger &ledger, std::string_view name);
+std::string read_setting(Snapshot &snapshot, std::string_view name);
 
 // token_usage_setting(name [, schema]) and token_usage_set(name, value [, schema]).
 int register_settings(sqlite3 *db);

@@ -257,13 +257,73 @@ class SparseRows final : public SparseReader {
   std::int64_t count_ = 0;
 };
 
+// Reads the sums of one report.
+class SumReader {
+ public:
+  SumReader(const Ledger &ledger, sqlite3_value *user, const std::optional<std::string> &agent,
+            Dimension dimension)
+      : ledger_(ledger), user_(user), agent_(agent), dimension_(dimension) {}
+
+  // `opening` as in user_state: nothing where it is not open afterwards.
+  std::optional<std::vector<Sum>> read(std::vector<Piece> pieces, Snapshot *opening) {
+    const LedgerVisitor add = std::ref(*this);
+    Rows rest = Rows::all;
+    bool numbers = true;
+    if (opening != nullptr || rollups_usable(ledger_)) {
+      SparseRows sparse(ledger_, agent_, pieces, dimension_, add);
+      const std::optional<UserState> state = user_state(ledger_, user_, &sparse, opening);
+      if (!state) {
+        return opening == nullptr ? std::optional(sums_.take()) : std::nullopt;
+      }
+      if (sparse.has_read(*state)) {
+        if (sparse.count() > 0) {
+          sums_.at(pieces[0].stretch, keys_).requests_count += sparse.count();
+        }
+        return sums_.take();
+      }
+      numbers = state->has_numbers;
+      if (!state->has_odd_rows || count_odd_rows(ledger_, state->stored) <= kMostOddRows) {
+        const bool dense = state->smallest_bucket != 0 && state->smallest_bucket <= kDenseBucket;
+        rest = state->has_odd_rows ? Rows::plain : (dense ? Rows::only_plain : Rows::sparse);
+        if (rest == Rows::plain) {
+          visit_ledger_rows(ledger_, user_, agent_, pieces, dimension_, Rows::odd, add);
+        }
+        take_rolled_buckets(sums_, ledger_, *state, agent_, dimension_, pieces);
+      }
+    }
+    visit_ledger_rows(ledger_, user_, agent_, pieces, dimension_, rest, add, numbers);
+    return sums_.take();
+  }
+
+  void operator()(RowValues row, Micros, const Piece &piece) {
+    if (dimension_ == Dimension::count) {
+      ++sums_.at(piece.stretch, keys_).requests_count;
+      return;
+    }
+    if (key_count(dimension_) > 0) {
+      ledger_keys(row, dimension_, keys_);
+    }
+    sums_.at(piece.stretch, keys_).add(ledger_request(row));
+  }
+
+ private:
+  const Ledger &ledger_;
+  sqlite3_value *user_;
+  const std::optional<std::string> &agent_;
+  Dimension dimension_;
+  SumSet sums_;
+  Keys keys_;
+};
+
 }  // namespace
 
 std::string hour_text(Micros time, char mark, std::string_view end) {
-  std::string out = format_timestamp(time);
-  constexpr std::size_t mark_at = std::string_view("YYYY-MM-DD").size();
-  out[mark_at] = mark;
-  out.resize(std::string_view("YYYY-MM-DD HH").size());
+  const std::int64_t day = floor_divide(time, kMicrosPerDay);
+  const auto hour = static_cast<int>((time - day * kMicrosPerDay) / kMicrosPerHour);
+  std::string out = format_date(day);
+  out.push_back(mark);
+  out.push_back(static_cast<char>('0' + hour / 10));
+  out.push_back(static_cast<char>('0' + hour % 10));
   return out.append(end);
 }
 
@@ -356,7 +416,7 @@ void ledger_keys(RowValues row, Dimension dimension, Keys &keys) {
   }
 }
 
-std::vector<Sum> collect_sums(const Ledger &ledger, sqlite3_value *user,
+std::vector<Sum> collect_sums(Snapshot &snapshot, sqlite3_value *user,
                               const std::optional<std::string> &agent,
                               const std::vector<Micros> &bounds, Dimension dimension) {
   std::vector<Piece> pieces;
@@ -368,45 +428,19 @@ std::vector<Sum> collect_sums(const Ledger &ledger, sqlite3_value *user,
       pieces.push_back({low, high, i});
     }
   }
-  SumSet sums;
-  Keys keys;
-  const LedgerVisitor add = [&](RowValues row, Micros, const Piece &piece) {
-    if (dimension == Dimension::count) {
-      ++sums.at(piece.stretch, keys).requests_count;
-      return;
-    }
-    ledger_keys(row, dimension, keys);
-    sums.at(piece.stretch, keys).add(ledger_request(row));
-  };
-  Rows rest = Rows::all;
-  bool numbers = true;
   if (pieces.empty()) {
+    snapshot.ledger();
     return {};
   }
-  if (rollups_usable(ledger)) {
-    SparseRows sparse(ledger, agent, pieces, dimension, add);
-    const std::optional<UserState> state = user_state(ledger, user, &sparse);
-    if (!state) {
-      return {};
-    }
-    if (sparse.has_read(*state)) {
-      if (sparse.count() > 0) {
-        sums.at(pieces[0].stretch, keys).requests_count += sparse.count();
-      }
-      return sums.take();
-    }
-    numbers = state->has_numbers;
-    if (!state->has_odd_rows || count_odd_rows(ledger, state->stored) <= kMostOddRows) {
-      const bool dense = state->smallest_bucket != 0 && state->smallest_bucket <= kDenseBucket;
-      rest = state->has_odd_rows ? Rows::plain : (dense ? Rows::only_plain : Rows::sparse);
-      if (rest == Rows::plain) {
-        visit_ledger_rows(ledger, user, agent, pieces, dimension, Rows::odd, add);
-      }
-      take_rolled_buckets(sums, ledger, *state, agent, dimension, pieces);
+  const Ledger *const remembered = snapshot.remembered();
+  if (remembered != nullptr && remembered->rollups_usable.value_or(false)) {
+    std::optional<std::vector<Sum>> sums =
+        SumReader(*remembered, user, agent, dimension).read(pieces, &snapshot);
+    if (sums) {
+      return std::move(*sums);
     }
   }
-  visit_ledger_rows(ledger, user, agent, pieces, dimension, rest, add, numbers);
-  return sums.take();
+  return *SumReader(snapshot.ledger(), user, agent, dimension).read(pieces, nullptr);
 }
 
 }  // namespace token_usage

@@ -61,7 +61,7 @@ class SumSet {
 // The sums of the rows of `user` (and of `agent`, where one is given) with a readable created_at,
 // one for each stretch and group that has rows. `bounds` ascend; there are at least two. Whole
 // buckets come from the rollups where those can be used (rollup.h), the rest from the ledger.
-std::vector<Sum> collect_sums(const Ledger &ledger, sqlite3_value *user,
+std::vector<Sum> collect_sums(Snapshot &snapshot, sqlite3_value *user,
                               const std::optional<std::string> &agent,
                               const std::vector<Micros> &bounds, Dimension dimension);
 

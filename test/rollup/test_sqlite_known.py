@@ -1,6 +1,7 @@
 """What a connection of the SQLite edition knows of a ledger, it knows until the schema changes: by its own statements, by
 another connection's, in a transaction that is rolled back, or by another file under the same name. Each test asks once,
-so that all is known, before it changes something."""
+so that all is known, before it changes something. What tells of a change is the first statement of a report, which is
+another one where the report has to read the ledger's time zone; so the tests run both ways."""
 import pathlib
 import sqlite3
 import sys
@@ -10,7 +11,20 @@ import pytest
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 from oracle import Ledger  # noqa: E402
 from sqlite_stream import connect  # noqa: E402
-from test_sqlite import LIBRARY, all_time, dense, rolled, verified  # noqa: E402
+from test_sqlite import LIBRARY, dense, rolled, verified  # noqa: E402
+
+zone_asked_for = None
+
+
+@pytest.fixture(autouse=True, params=[None, "UTC"], ids=["zone of the ledger", "zone given"])
+def zone(request):
+    global zone_asked_for
+    zone_asked_for = request.param
+
+
+def all_time(db, user=1):
+    return db.execute("SELECT requests_count, cost_usd FROM token_usage_totals(?, 'all', NULL, ?)",
+                      (user, zone_asked_for)).fetchone()
 
 
 @pytest.fixture
@@ -117,6 +131,39 @@ def test_a_table_made_anew(db):
     db.execute("SELECT token_usage_migrate('text')")
     assert db.execute(settings).fetchall() == [(1,)]
     assert db.execute("SELECT id, agent_id FROM token_usage_detailed(1)").fetchall() == [(b"\x01", "x")]
+
+
+def test_a_derived_table_goes(db, tmp_path):
+    """What the first statement of a report reads is not there any more, and comes back with other contents."""
+    other = connect(tmp_path / "ledger.db")
+    objects = other.execute("SELECT type, name, sql FROM sqlite_master WHERE name LIKE 'token_usage_rollup%' AND sql IS NOT NULL"
+                            " ORDER BY type = 'trigger' DESC").fetchall()
+    for _ in range(2):
+        assert all_time(db) == (2000, 200.0)
+        assert db.execute("SELECT token_usage_detailed_count(1)").fetchone() == (2000,)
+        for kind, name, _ in objects:
+            other.execute(f"DROP {kind} {name}")
+        other.execute("INSERT INTO token_usage (user_id, agent_id, ai_provider, ai_model, cost_usd, created_at)"
+                      " VALUES (1, 'a', 'p', 'm', 5, '2025-01-01 10:00:00')")
+        for _ in range(2):
+            assert all_time(db) == (2001, 205.0)
+            assert db.execute("SELECT token_usage_detailed_count(1)").fetchone() == (2001,)
+        other.execute("DELETE FROM token_usage WHERE cost_usd = 5")
+        for _, _, sql in reversed(objects):
+            other.execute(sql)
+    other.close()
+
+
+def test_a_sum_that_overflows(db):
+    """An error of a row is the error of the report, each time, and what is known is as good as before."""
+    db.execute("INSERT INTO token_usage (user_id, agent_id, ai_provider, ai_model, prompt_tokens, total_tokens, created_at)"
+               " SELECT 8, 'a', 'p', 'm', 9223372036854775807, 9223372036854775807, '2025-01-01 10:00:00' FROM (VALUES (1), (2))")
+    for _ in range(3):
+        with pytest.raises(sqlite3.OperationalError, match="prompt_tokens"):
+            all_time(db, 8)
+        assert all_time(db) == (2000, 200.0)
+    db.execute("DELETE FROM token_usage WHERE user_id = 8")
+    assert all_time(db, 8)[0] == 0
 
 
 def test_one_report_within_another(db):
