@@ -30,6 +30,15 @@ CREATE FUNCTION @extschema@._token_usage_sums(ledger oid, user_id text, agent te
   LANGUAGE c STABLE PARALLEL UNSAFE ROWS 100
   AS 'MODULE_PATHNAME', 'token_usage_sums';
 
+-- The same under the caller's search path; it is what reports call.
+CREATE FUNCTION @extschema@._token_usage_ledger_sums(
+  path name[], ledger oid, user_id text, agent text, bounds timestamptz[], dimension text)
+  RETURNS TABLE (bucket integer, key1 text, key2 text, requests_count bigint, prompt_tokens numeric,
+    completion_tokens numeric, total_tokens numeric, cost_usd numeric, cost_rub numeric, unpriced_count bigint,
+    execution_ms_sum numeric, execution_ms_count bigint)
+  LANGUAGE c STABLE PARALLEL UNSAFE ROWS 100
+  AS 'MODULE_PATHNAME', 'token_usage_ledger_sums';
+
 -- token_usage_stats, for each combination of cost types that ledgers have and each type of time. The state is
 -- a bytea; pg_ext/state.h says what is in it.
 CREATE FUNCTION @extschema@._token_usage_stats_combine(bytea, bytea) RETURNS bytea

@@ -153,30 +153,48 @@ bool run_rollups(const KeptKey &key, const Shape &shape, Call call) {
   return run_sums_part(key, shape, rollup && ledger ? "both" : rollup ? "rollup" : "ledger", call);
 }
 
-}  // namespace
+// Goes back to the caller's search path, until the nest level ends that is returned; row-level
+// security policies of the ledger may call functions that expect it, as they would in any query of
+// the caller. Only where one is at work: what reads the rollups is written for our own path.
+int enter_caller_path(ArrayType *path) {
+  Datum *names = nullptr;
+  bool *nulls = nullptr;
+  int count = 0;
+  deconstruct_array(path, NAMEOID, NAMEDATALEN, false, 'c', &names, &nulls, &count);
+  StringInfoData text;
+  initStringInfo(&text);
+  for (int i = 0; i < count; ++i) {
+    if (!nulls[i]) {
+      appendStringInfo(&text, "%s%s", text.len > 0 ? ", " : "",
+                       quote_identifier(NameStr(*DatumGetName(names[i]))));
+    }
+  }
+  const int level = NewGUCNestLevel();
+  set_config_option("search_path", text.data, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0,
+                    false);
+  return level;
+}
 
-extern "C" {
-
-// _token_usage_sums(ledger oid, user_id text, agent text, bounds timestamptz[], dimension text)
-PG_FUNCTION_INFO_V1(token_usage_sums);
-PGDLLEXPORT Datum token_usage_sums(PG_FUNCTION_ARGS) {
-  if (PG_ARGISNULL(0) || PG_ARGISNULL(1) || PG_ARGISNULL(3) || PG_ARGISNULL(4)) {
+// The result of a function whose arguments from `first` on are those of _token_usage_sums.
+Datum report_sums(FunctionCallInfo fcinfo, int first) {
+  const auto missing = [=](int i) { return PG_ARGISNULL(first + i); };
+  if (missing(0) || missing(1) || missing(3) || missing(4)) {
     ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
                     errmsg("only the agent of _token_usage_sums may be NULL")));
   }
   Shape shape;
   std::memset(&shape, 0, sizeof shape);
-  shape.has_agent = PG_ARGISNULL(2) ? 0 : 1;
-  text_to_cstring_buffer(PG_GETARG_TEXT_PP(4), shape.dimension, sizeof shape.dimension);
-  const KeptKey key = kept_key(fcinfo, PG_GETARG_OID(0), shape);
+  shape.has_agent = missing(2) ? 0 : 1;
+  text_to_cstring_buffer(PG_GETARG_TEXT_PP(first + 4), shape.dimension, sizeof shape.dimension);
+  const KeptKey key = kept_key(fcinfo, PG_GETARG_OID(first), shape);
   const ResultRows result = begin_rows(fcinfo);
 
   if (SPI_connect() != SPI_OK_CONNECT) {
     elog(ERROR, "token_usage: SPI_connect failed");
   }
-  Call call{
-      {PG_GETARG_DATUM(1), PG_ARGISNULL(2) ? Datum{0} : PG_GETARG_DATUM(2), PG_GETARG_DATUM(3)},
-      {' ', PG_ARGISNULL(2) ? 'n' : ' ', ' ', ' ', ' ', ' ', ' '}};
+  Call call{{PG_GETARG_DATUM(first + 1), missing(2) ? Datum{0} : PG_GETARG_DATUM(first + 2),
+             PG_GETARG_DATUM(first + 3)},
+            {' ', missing(2) ? 'n' : ' ', ' ', ' ', ' ', ' ', ' '}};
   const bool grouped = std::strcmp(shape.dimension, "none") != 0;
   if ((shape.has_agent != 0 && grouped && std::strcmp(shape.dimension, "agent") != 0) ||
       !rollups_readable(key.ledger) || !run_rollups(key, shape, call)) {
@@ -185,6 +203,29 @@ PGDLLEXPORT Datum token_usage_sums(PG_FUNCTION_ARGS) {
   store_rows(result);
   SPI_finish();
   PG_RETURN_NULL();
+}
+
+}  // namespace
+
+extern "C" {
+
+// _token_usage_sums(ledger oid, user_id text, agent text, bounds timestamptz[], dimension text)
+PG_FUNCTION_INFO_V1(token_usage_sums);
+PGDLLEXPORT Datum token_usage_sums(PG_FUNCTION_ARGS) {
+  return report_sums(fcinfo, 0);
+}
+
+// _token_usage_ledger_sums(path name[], and the arguments of _token_usage_sums)
+PG_FUNCTION_INFO_V1(token_usage_ledger_sums);
+PGDLLEXPORT Datum token_usage_ledger_sums(PG_FUNCTION_ARGS) {
+  if (PG_ARGISNULL(0) || PG_ARGISNULL(1) ||
+      check_enable_rls(PG_GETARG_OID(1), InvalidOid, true) != RLS_ENABLED) {
+    return report_sums(fcinfo, 1);
+  }
+  const int level = enter_caller_path(PG_GETARG_ARRAYTYPE_P(0));
+  Datum const none = report_sums(fcinfo, 1);
+  AtEOXact_GUC(true, level);
+  return none;
 }
 
 }  // extern "C"

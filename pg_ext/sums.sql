@@ -41,19 +41,3 @@ BEGIN
        FROM unnest(path) WITH ORDINALITY AS p (nspname, place)), ''), true);
 END
 $function$;
-
--- _token_usage_sums under the caller's search path; it is what reports call.
-CREATE OR REPLACE FUNCTION @extschema@._token_usage_ledger_sums(
-  path name[], ledger oid, user_id text, agent text, bounds timestamptz[], dimension text)
-RETURNS TABLE (bucket integer, key1 text, key2 text, requests_count bigint, prompt_tokens numeric,
-  completion_tokens numeric, total_tokens numeric, cost_usd numeric, cost_rub numeric, unpriced_count bigint,
-  execution_ms_sum numeric, execution_ms_count bigint)
-LANGUAGE plpgsql STABLE ROWS 100 SET search_path = pg_catalog, pg_temp AS $function$
-BEGIN
-  -- Only there; what reads the rollups, which it does where no policy is at work, is written for our own path.
-  IF row_security_active(ledger) THEN
-    PERFORM @extschema@._token_usage_caller_path(path);
-  END IF;
-  RETURN QUERY SELECT s.* FROM @extschema@._token_usage_sums(ledger, user_id, agent, bounds, dimension) AS s;
-END
-$function$;
