@@ -320,12 +320,18 @@ def test_a_policy_that_reads_the_callers_path_and_settings(pg, roles):
         database.query("CREATE TABLE allowed (agent text); INSERT INTO allowed VALUES ('editor'); "
                        "GRANT SELECT ON token_usage, allowed TO reader; "
                        "ALTER TABLE token_usage ENABLE ROW LEVEL SECURITY; "
-                       "CREATE POLICY mine ON token_usage FOR SELECT TO reader USING (agent_id IN (SELECT "
-                       "agent FROM allowed) AND user_id::text = current_setting('app.tenant', true))")
+                       # A body in PL/pgSQL is only read when it runs.
+                       "CREATE FUNCTION is_allowed(who text) RETURNS boolean LANGUAGE plpgsql STABLE AS "
+                       "'BEGIN RETURN who IN (SELECT agent FROM allowed); END'; "
+                       "CREATE POLICY mine ON token_usage FOR SELECT TO reader USING (is_allowed(agent_id) AND "
+                       "user_id::text = current_setting('app.tenant', true))")
         reader.query("SET app.tenant = '42'")
         assert reader.query(TOTAL.format("")).rows == [(1, 15)]
         reader.query("SET app.tenant = '7'")
         assert reader.query(TOTAL.format("")).rows == [(0, 0)]
+        reader.query("SET app.tenant = '42'")
+        assert [row[-1] for row in reader.query("SELECT agent_id FROM token_usage_detailed(42)").rows] == ["editor"]
+        assert reader.query("SHOW search_path").rows == reader.query("RESET search_path; SHOW search_path").rows
     finally:
         reader.close()
         database.close()
