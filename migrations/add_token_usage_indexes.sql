@@ -1041,7 +1041,8 @@ BEGIN
   FOREACH word IN ARRAY ARRAY['p.lo', 'p.hi', '$3[1]', '$3[array_upper($3, 1)]', 'from_at', 'to_at', 'month_at', 'month_end', 'sealed', 'r.sealed_until', 's.confirmed', '$1', '$2', '$3'] LOOP
     filled := replace(filled, '{' || word || '}', CASE WHEN plain THEN 'timezone(''UTC'', ' || word || ')' ELSE word END);
   END LOOP;
-  filled := replace(filled, '{guard}', 'to_timestamp(pg_sequence_last_value(''{s}.token_usage_rollup_guard''::regclass)::float8 * 0.000001)');
+  -- The factor as a float8: of another type it would be one more node of the WHEN clauses, which the server parses and plans for each statement.
+  filled := replace(filled, '{guard}', 'to_timestamp(pg_sequence_last_value(''{s}.token_usage_rollup_guard''::regclass)::float8 * ''0.000001''::float8)');
   -- Raised to an instant, or left where it is higher; in microseconds, and two more for what a float8 cuts off.
   filled := regexp_replace(filled, '\{raise_guard (\w+)(\(\))?\}', 'setval(''{s}.token_usage_rollup_guard''::regclass,'
     ' greatest(ceil(extract(epoch FROM \1\2) * 1000000)::bigint + 2, pg_sequence_last_value(''{s}.token_usage_rollup_guard''::regclass)))', 'g');
@@ -1208,9 +1209,9 @@ BEGIN
     EXECUTE @extschema@._token_usage_rollup_text(ledger, 'REVOKE ALL ON FUNCTION ' || code.signature || ' FROM PUBLIC');
   END LOOP;
 
-  -- One insert in 128 asks for maintenance. By chance and not by a column, whose type could not be changed then.
+  -- One insert in 256 asks for maintenance. By chance and not by a column, whose type could not be changed then.
   FOR part IN SELECT * FROM (VALUES
-      ('token_usage_rollup_insert', 'INSERT', 'FOR EACH ROW WHEN (({new_at} < {guard}) IS NOT FALSE OR random() * 128 < 1)'),
+      ('token_usage_rollup_insert', 'INSERT', 'FOR EACH ROW WHEN (({new_at} < {guard}) IS NOT FALSE OR random() < ''0.00390625''::float8)'),
       ('token_usage_rollup_update', 'UPDATE', 'FOR EACH ROW WHEN (({old_at} < {guard}) IS NOT FALSE OR ({new_at} < {guard}) IS NOT FALSE)'),
       ('token_usage_rollup_delete', 'DELETE', 'FOR EACH ROW WHEN (({old_at} < {guard}) IS NOT FALSE)'),
       ('token_usage_rollup_truncate', 'TRUNCATE', 'FOR EACH STATEMENT')) p (name, event, clause) LOOP
@@ -1243,7 +1244,7 @@ $token_usage$, '@extschema@', home);
 
   EXECUTE replace($token_usage$
 -- The functions that a ledger carries, first part: what writers run. A trigger leaves a delta for a late write, and at commit one write in
--- 128 maintains (rollup_maintain.sql); nothing is sealed before every open writer has seen the guard, and nobody waits for that.
+-- 256 maintains, of late ones one in 128 (rollup_maintain.sql); nothing is sealed before every open writer has seen the guard, and nobody waits for that.
 
 -- As templates for _token_usage_rollup_text(), one row each.
 CREATE OR REPLACE FUNCTION @extschema@._token_usage_rollup_write_functions(OUT signature text, OUT definition text)
