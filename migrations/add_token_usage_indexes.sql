@@ -264,6 +264,14 @@ $token_usage$, '@extschema@', home);
   EXECUTE replace($token_usage$
 -- The portable twin of pg_ext/ledger.cpp.
 
+-- Whether that is a table that can be a ledger. Immutable as _token_usage_plain_tables() is.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_is_ledger(candidate regclass)
+RETURNS boolean LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+  RETURN EXISTS (SELECT FROM pg_class AS c WHERE c.oid = candidate AND c.relkind IN ('r', 'p') AND c.relpersistence <> 't');
+END
+$function$;
+
 -- The ledger: the first schema of the path, the temporary one excluded, that has a table token_usage. Raises the contract's error
 -- (42P01) where there is none.
 CREATE OR REPLACE FUNCTION @extschema@._token_usage_ledger(path name[])
@@ -271,6 +279,11 @@ RETURNS oid LANGUAGE plpgsql STABLE AS $function$
 DECLARE
   ledger oid;
 BEGIN
+  IF quote_ident(path[1]) = '@extschema@' AND to_regclass('@extschema@.token_usage') IS NOT NULL THEN
+    IF @extschema@._token_usage_is_ledger('@extschema@.token_usage'::regclass) THEN
+      RETURN '@extschema@.token_usage'::regclass;
+    END IF;
+  END IF;
   SELECT c.oid INTO ledger
     FROM unnest(path) WITH ORDINALITY AS p (nspname, place)
     JOIN pg_catalog.pg_namespace AS n ON n.nspname = p.nspname
@@ -290,16 +303,28 @@ $function$;
 CREATE OR REPLACE FUNCTION @extschema@._token_usage_read_setting(ledger oid, name text)
 RETURNS text LANGUAGE plpgsql STABLE AS $function$
 DECLARE
-  settings text := @extschema@._token_usage_table(ledger, 'token_usage_settings'::text);
+  settings text;
+  plain boolean;
   value text;
 BEGIN
-  IF to_regclass(settings) IS NOT NULL THEN
-    -- A view in its place, or a type with casts of its own, would run code of the ledger's owner with the caller's rights.
-    IF EXISTS (SELECT FROM pg_catalog.pg_class AS c WHERE c.oid = to_regclass(settings) AND c.relkind <> 'r')
-       OR EXISTS (SELECT FROM pg_catalog.pg_attribute AS a WHERE a.attrelid = to_regclass(settings) AND a.attnum > 0 AND a.atttypid >= 16384) THEN
-      RAISE EXCEPTION 'token_usage: token_usage_settings is not the table that token_usage_migrate() makes' USING ERRCODE = '42809';
+  IF ledger = to_regclass('@extschema@.token_usage') THEN
+    IF to_regclass('@extschema@.token_usage_settings') IS NOT NULL THEN
+      plain := @extschema@._token_usage_plain_tables(ARRAY['@extschema@.token_usage_settings'::regclass]);
+      IF plain THEN
+        SELECT s.value INTO value FROM @extschema@.token_usage_settings AS s WHERE s.name = _token_usage_read_setting.name;
+      END IF;
     END IF;
-    EXECUTE format('SELECT s.value FROM %s AS s WHERE s.name = $1', settings) INTO value USING name;
+  ELSE
+    settings := @extschema@._token_usage_table(ledger, 'token_usage_settings'::text);
+    IF to_regclass(settings) IS NOT NULL THEN
+      plain := @extschema@._token_usage_plain_tables(ARRAY[to_regclass(settings)]);
+      IF plain THEN
+        EXECUTE format('SELECT s.value FROM %s AS s WHERE s.name = $1', settings) INTO value USING name;
+      END IF;
+    END IF;
+  END IF;
+  IF NOT plain THEN
+    RAISE EXCEPTION 'token_usage: token_usage_settings is not the table that token_usage_migrate() makes' USING ERRCODE = '42809';
   END IF;
   RETURN coalesce(value, 'UTC');
 END
@@ -390,6 +415,21 @@ BEGIN
   RETURN (SELECT format('%I.%I', n.nspname, table_name)
             FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
            WHERE c.oid = ledger);
+END
+$function$;
+
+-- Whether these are plain tables, with columns of the server's own types only. A view in the place of one, or a type with casts of its own,
+-- would run code of the ledger's owner with the rights of whoever asks for a report.
+--
+-- The answer depends on nothing but the tables that are named, so this is declared immutable: where their names stand in an expression it
+-- is called when that is planned, and that is done again after any change of such a table. So it costs nothing where names are known
+-- beforehand, as those of tables in the schema of the functions here are. A name of a table that is gone cannot be planned with, so
+-- to_regclass() is to be asked in a statement before.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_plain_tables(tables regclass[])
+RETURNS boolean LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan AS $function$
+BEGIN
+  RETURN cardinality(tables) = (SELECT count(*) FROM pg_class AS c WHERE c.oid = ANY (tables) AND c.relkind = 'r' AND NOT EXISTS (
+    SELECT FROM pg_attribute AS a WHERE a.attrelid = c.oid AND a.attnum > 0 AND a.atttypid >= 16384));
 END
 $function$;
 
@@ -666,10 +706,15 @@ $function$;
 
 CREATE OR REPLACE FUNCTION @extschema@._token_usage_starts(days date[], zone text)
 RETURNS timestamptz[] LANGUAGE plpgsql STABLE AS $function$
+DECLARE
+  day date;
+  starts timestamptz[] := '{}';
 BEGIN
   IF zone = 'UTC' THEN
-    RETURN ARRAY(SELECT timezone('UTC', d.day::timestamp)
-                   FROM unnest(days) WITH ORDINALITY AS d (day, place) ORDER BY d.place);
+    FOREACH day IN ARRAY days LOOP
+      starts := array_append(starts, timezone('UTC', day::timestamp));
+    END LOOP;
+    RETURN starts;
   END IF;
   RETURN @extschema@._token_usage_local_starts(days, zone);
 END
@@ -912,13 +957,21 @@ BEGIN
   IF row_security_active(ledger) OR NOT has_table_privilege(ledger, 'SELECT') OR pg_trigger_depth() > 0 THEN
     RETURN false;
   END IF;
-  -- A view in the place of a table, or a column of a type with casts of its own, would run code of the ledger's owner with the rights of
-  -- whoever asks for a report.
-  RETURN (SELECT count(*) = 5 FROM pg_class c
+  IF ledger = to_regclass('@extschema@.token_usage') THEN
+    IF num_nulls(to_regclass('@extschema@.token_usage_rollup'), to_regclass('@extschema@.token_usage_rollup_month'), to_regclass('@extschema@.token_usage_rollup_user'),
+                 to_regclass('@extschema@.token_usage_rollup_epoch'), to_regclass('@extschema@.token_usage_delta')) > 0 THEN
+      RETURN false;
+    END IF;
+    RETURN has_table_privilege('@extschema@.token_usage_rollup'::regclass, 'SELECT') AND has_table_privilege('@extschema@.token_usage_rollup_month'::regclass, 'SELECT')
+       AND has_table_privilege('@extschema@.token_usage_rollup_user'::regclass, 'SELECT') AND has_table_privilege('@extschema@.token_usage_rollup_epoch'::regclass, 'SELECT')
+       AND has_table_privilege('@extschema@.token_usage_delta'::regclass, 'SELECT') AND @extschema@._token_usage_plain_tables(ARRAY[
+             '@extschema@.token_usage_rollup'::regclass, '@extschema@.token_usage_rollup_month'::regclass, '@extschema@.token_usage_rollup_user'::regclass,
+             '@extschema@.token_usage_rollup_epoch'::regclass, '@extschema@.token_usage_delta'::regclass]);
+  END IF;
+  RETURN (SELECT count(*) = 5 AND bool_and(has_table_privilege(c.oid, 'SELECT')) AND @extschema@._token_usage_plain_tables(array_agg(c.oid::regclass))
+            FROM pg_class c
            WHERE c.relnamespace = (SELECT l.relnamespace FROM pg_class l WHERE l.oid = ledger)
-             AND c.relname = ANY ('{token_usage_rollup,token_usage_rollup_month,token_usage_rollup_user,token_usage_rollup_epoch,token_usage_delta}'::name[])
-             AND c.relkind = 'r' AND has_table_privilege(c.oid, 'SELECT')
-             AND NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND a.atttypid >= 16384));
+             AND c.relname = ANY ('{token_usage_rollup,token_usage_rollup_month,token_usage_rollup_user,token_usage_rollup_epoch,token_usage_delta}'::name[]));
 END
 $rollup$;
 
@@ -2083,16 +2136,32 @@ BEGIN
 END
 $function$;
 
--- The cursor of a row, whose form is told in core/cursor.h: Unix microseconds, exactly (extract(epoch ...) alone is a float before
--- PostgreSQL 14), and the key. In SQL, so that the planner puts it into the query of a page, which runs under the caller's search_path:
--- all names and operators are qualified.
+-- The cursor of a row, whose form is told in core/cursor.h: Unix microseconds, exactly (a float holds whole seconds exactly, and the
+-- microseconds within one; numeric is slower), and the key. In SQL, so that the planner puts it into the query of a page, which runs
+-- under the caller's search_path: all names and operators are qualified.
 CREATE OR REPLACE FUNCTION @extschema@._token_usage_cursor(created_at timestamptz, id text)
 RETURNS text LANGUAGE sql STABLE PARALLEL SAFE AS $function$
   SELECT pg_catalog.encode(pg_catalog.convert_to(pg_catalog.concat('1|',
-    extract(epoch FROM pg_catalog.date_trunc('second', pg_catalog.timezone('UTC', created_at)))::pg_catalog.int8
+    pg_catalog.date_part('epoch', pg_catalog.date_trunc('second', pg_catalog.timezone('UTC', created_at)))::pg_catalog.int8
       OPERATOR(pg_catalog.*) 1000000::pg_catalog.int8 OPERATOR(pg_catalog.+)
-    pg_catalog.mod(extract(microseconds FROM pg_catalog.timezone('UTC', created_at))::pg_catalog.int8, 1000000::pg_catalog.int8),
+    pg_catalog.mod(pg_catalog.date_part('microseconds', pg_catalog.timezone('UTC', created_at))::pg_catalog.int8, 1000000::pg_catalog.int8),
     '|', id), 'UTF8'), 'hex')
+$function$;
+
+-- _token_usage_page_rows where no function is kept for the ledger, or where it does not fit any more, or where the dates count.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_page_anew(
+  ledger oid, user_id text, agent text, start_date timestamptz, end_date timestamptz, behind_at timestamptz, behind_id text,
+  row_limit bigint, row_offset bigint)
+RETURNS TABLE (id text, created_at timestamptz, agent_id text, ai_provider text, ai_model text, prompt_tokens bigint,
+  completion_tokens bigint, total_tokens bigint, cost_usd numeric, cost_rub numeric, execution_time_ms numeric,
+  platform text, content_type text, task_type text, content_id text, workflow_id text, request_id text, endpoint text,
+  cursor text)
+LANGUAGE plpgsql STABLE AS $function$
+BEGIN
+  RETURN QUERY EXECUTE @extschema@._token_usage_page_sql(
+      ledger, agent IS NOT NULL, start_date IS NOT NULL, end_date IS NOT NULL, behind_at IS NOT NULL)
+    USING user_id, agent, start_date, end_date, behind_at, behind_id, row_limit, row_offset;
+END
 $function$;
 
 -- The rows of a page, at most row_limit, as _token_usage_page_sql() selects them.
@@ -2108,16 +2177,22 @@ DECLARE
   kept text;
 BEGIN
   IF start_date IS NULL AND end_date IS NULL AND NOT row_security_active(ledger) THEN
+    IF ledger = to_regclass('@extschema@.token_usage') AND has_function_privilege('@extschema@._token_usage_kept_page_home(text, text, timestamptz, timestamptz, '
+      'timestamptz, text, bigint, bigint, oid, text[])'::regprocedure, 'EXECUTE') THEN
+      RETURN QUERY SELECT p.* FROM @extschema@._token_usage_kept_page_home(user_id, agent, start_date, end_date, behind_at, behind_id, row_limit, row_offset,
+        ledger, ARRAY[current_setting('enable_seqscan'), current_setting('seq_page_cost'), current_setting('random_page_cost')]) AS p;
+      RETURN;
+    END IF;
     kept := @extschema@._token_usage_kept(ledger, 'page'::text);
     IF kept IS NOT NULL THEN
-      RETURN QUERY EXECUTE concat('SELECT p.* FROM ', kept, '($1, $2, $3, $4, $5, $6, $7, $8) AS p')
-        USING user_id, agent, start_date, end_date, behind_at, behind_id, row_limit, row_offset;
+      RETURN QUERY EXECUTE concat('SELECT p.* FROM ', kept, '($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) AS p')
+        USING user_id, agent, start_date, end_date, behind_at, behind_id, row_limit, row_offset, ledger,
+              ARRAY[current_setting('enable_seqscan'), current_setting('seq_page_cost'), current_setting('random_page_cost')];
       RETURN;
     END IF;
   END IF;
-  RETURN QUERY EXECUTE @extschema@._token_usage_page_sql(
-      ledger, agent IS NOT NULL, start_date IS NOT NULL, end_date IS NOT NULL, behind_at IS NOT NULL)
-    USING user_id, agent, start_date, end_date, behind_at, behind_id, row_limit, row_offset;
+  RETURN QUERY SELECT p.* FROM @extschema@._token_usage_page_anew(
+    ledger, user_id, agent, start_date, end_date, behind_at, behind_id, row_limit, row_offset) AS p;
 END
 $function$;
 $token_usage$, '@extschema@', home);
@@ -2166,6 +2241,7 @@ DECLARE
   pos timestamp;
   stop timestamp;
   bound timestamp;
+  limit_ timestamp;
   month timestamp;
   month_end timestamp;
   piece integer;
@@ -2176,7 +2252,7 @@ DECLARE
   half_hour constant interval := '30 minutes';
   f integer;
   i integer := 2;
-  m integer := 1;
+  m integer;
 BEGIN
   IF sealed_until IS NULL OR months IS NULL OR bounds[1] >= sealed_until OR bounds[n] <= months[1] THEN
     tier := 0;
@@ -2190,9 +2266,10 @@ BEGIN
   pos := timezone('UTC', bounds[1]);
   have_lo := pos;
   bound := timezone('UTC', bounds[2]);
-  month := timezone('UTC', months[1]);
+  m := greatest(width_bucket(bounds[1], months), 1);
+  month := timezone('UTC', months[m]);
   month_end := month + interval '1 month';
-  f := flags[1];
+  f := flags[m];
   WHILE pos < last LOOP
     WHILE bound <= pos LOOP
       i := i + 1;
@@ -2214,7 +2291,17 @@ BEGIN
       stop := CASE WHEN bound >= sealed THEN sealed ELSE bound END;
       IF f & month_bit <> 0 AND pos = month AND (stop >= month_end OR stop = sealed) THEN
         piece := 3;
+        limit_ := stop;
         stop := least(month_end, stop);
+        -- Here and below: what follows and is as whole is gone through without looking at everything again.
+        WHILE stop = month_end AND stop < limit_ AND flags[m + 1] & month_bit <> 0 AND timezone('UTC', months[m + 1]) = month_end
+              AND (limit_ >= month_end + interval '1 month' OR limit_ = sealed) LOOP
+          m := m + 1;
+          month := month_end;
+          month_end := month_end + interval '1 month';
+          f := flags[m];
+          stop := least(month_end, limit_);
+        END LOOP;
       ELSE
         stop := least(month_end, stop);
         IF f & day_bit <> 0 AND pos = date_trunc('day', pos)
@@ -2223,6 +2310,13 @@ BEGIN
           IF stop <> sealed THEN
             stop := date_trunc('day', stop);
           END IF;
+          limit_ := least(month_end, sealed, last);
+          WHILE stop = bound AND stop < limit_ LOOP
+            i := i + 1;
+            bound := timezone('UTC', bounds[i]);
+            EXIT WHEN date_trunc('day', least(bound, limit_)) <= stop;
+            stop := CASE WHEN bound >= limit_ AND limit_ = sealed THEN sealed ELSE date_trunc('day', least(bound, limit_)) END;
+          END LOOP;
         ELSE
           IF f & day_bit <> 0 THEN
             stop := least(stop, date_trunc('day', pos) + interval '1 day');
@@ -2269,197 +2363,6 @@ $rollup$;
 $token_usage$, '@extschema@', home);
 
   EXECUTE replace($token_usage$
--- The portable twin of pg_ext/kept_query.cpp: functions whose text is made for one ledger, so that PL/pgSQL keeps the plans of their
--- queries for the session. What reports run with EXECUTE is parsed and planned for each call, which takes longer than to run it.
---
--- token_usage_migrate() makes them beside the functions here and not beside the ledger, and a report calls one only where it belongs to
--- the owner of the functions here: reports run with the caller's rights, and who owns a ledger must not get his code run by others.
--- Their name tells the ledger's schema, and their comment the columns that the text was made for; both mean the same after a restore. A
--- report compares them at each call, so that no query reads a column whose type is another by now, which could call any function by a
--- cast. Where none fits, reports make their queries themselves, as they do where row security is active for the caller.
-
--- One for each kind and ledger: sums or page.
-CREATE OR REPLACE FUNCTION @extschema@._token_usage_kept_name(kind text, schema_name name)
-RETURNS name LANGUAGE sql STABLE AS $function$
-  SELECT pg_catalog.concat('_token_usage_kept_', kind, '_', pg_catalog."left"(pg_catalog.encode(pg_catalog.sha256(
-    pg_catalog.convert_to(schema_name::pg_catalog.text, 'UTF8')), 'hex'), 32))::pg_catalog.name
-$function$;
-
--- What the text of a function was made for. NULL where a column has a type or a collation that the server did not bring itself: only the
--- numbers of its own mean the same in every database, and nobody but a superuser can give those types other casts.
-CREATE OR REPLACE FUNCTION @extschema@._token_usage_kept_comment(ledger oid, schema_name name, persistence "char")
-RETURNS text LANGUAGE plpgsql STABLE AS $function$
-BEGIN
-  RETURN (
-    SELECT concat('token_usage, portable edition 1.0.0, for ', schema_name, ' ', persistence, ': ',
-                  string_agg(a.attname || CASE WHEN a.attnotnull THEN '! ' ELSE ' ' END || a.atttypid, ', ' ORDER BY a.attnum))
-      FROM pg_attribute AS a
-     WHERE a.attrelid = ledger AND a.attnum > 0 AND NOT a.attisdropped
-       AND a.attname = ANY ('{id,user_id,agent_id,ai_provider,ai_model,prompt_tokens,completion_tokens,total_tokens,cost_usd,'
-         'cost_rub,execution_time_ms,created_at,platform,content_type,task_type,content_id,workflow_id,request_id,endpoint}'::name[])
-    HAVING max(a.atttypid) < 16384 AND max(a.attcollation) < 16384);
-END
-$function$;
-
--- The function that may be called in place of a query, as it is written in one; NULL where there is none.
-CREATE OR REPLACE FUNCTION @extschema@._token_usage_kept(ledger oid, kind text)
-RETURNS text LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
-BEGIN
-  RETURN (
-    SELECT '@extschema@.' || p.proname
-      FROM pg_class AS c
-      JOIN pg_namespace AS n ON n.oid = c.relnamespace
-      JOIN pg_proc AS o ON o.oid = '@extschema@._token_usage_kept(oid, text)'::regprocedure
-      JOIN pg_proc AS p ON p.proname = @extschema@._token_usage_kept_name(kind, n.nspname)
-       AND p.pronamespace = o.pronamespace AND p.proowner = o.proowner
-      JOIN pg_description AS d ON d.objoid = p.oid AND d.classoid = 'pg_proc'::regclass AND d.objsubid = 0
-     WHERE c.oid = ledger AND has_function_privilege(p.oid, 'EXECUTE')
-       AND d.description = @extschema@._token_usage_kept_comment(ledger, n.nspname, c.relpersistence)
-     LIMIT 1);
-END
-$function$;
-
--- The body of the function that sums, as _token_usage_rollup_read_sql() tells it. $1 to $7 are the parameters of the queries there; of
--- them $4 to $7 are computed here.
-CREATE OR REPLACE FUNCTION @extschema@._token_usage_kept_sums(ledger oid)
-RETURNS text LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
-DECLARE
-  body text;
-  shape record;
-BEGIN
-  IF NOT @extschema@._token_usage_rollup_possible(ledger) THEN
-    RETURN NULL;
-  END IF;
-  body := concat('
-#variable_conflict use_column
-DECLARE
-  months timestamptz[];
-  flags smallint[];
-  few integer;
-BEGIN
-', @extschema@._token_usage_rollup_read_sql(ledger, 'state'::text, 'none'::text, false), ' INTO sealed_until, months, flags;
-  IF sealed_until IS NULL THEN
-', @extschema@._token_usage_rollup_read_sql(ledger, 'few'::text, 'none'::text, false), ' INTO few;
-    IF few >= 500 THEN
-      -- Nothing is rolled of a user with many rows: how they are read best depends on the bounds, and on the planner''s settings.
-      PERFORM set_config(''enable_seqscan'', settings[1], true), set_config(''seq_page_cost'', settings[2], true),
-              set_config(''random_page_cost'', settings[3], true);
-      RETURN QUERY EXECUTE @extschema@._token_usage_sums_sql(ledger, dimension, agent IS NOT NULL) USING user_id, agent, bounds;
-      RETURN;
-    END IF;
-    tiers := ARRAY[0];
-    starts := bounds[1:1];
-    ends := bounds[array_upper(bounds, 1):array_upper(bounds, 1)];
-    sealed_until := ''-infinity'';
-  ELSE
-    SELECT array_agg(p.tier), array_agg(p.lo), array_agg(p.hi) INTO tiers, starts, ends
-      FROM @extschema@._token_usage_rollup_pieces(bounds, sealed_until, months, flags, agent IS NOT NULL OR dimension <> ''none'') AS p;
-  END IF;
-');
-  FOR shape IN SELECT * FROM (VALUES ('none', false), ('none', true), ('agent', false), ('agent', true), ('model', false))
-                 AS v (dimension, by_agent) LOOP
-    body := concat(body, format('  IF dimension = %L AND agent IS %s NULL THEN
-    RETURN QUERY', shape.dimension, CASE WHEN shape.by_agent THEN 'NOT' END),
-      @extschema@._token_usage_rollup_read_sql(ledger, 'both'::text, shape.dimension, shape.by_agent), ';
-    RETURN;
-  END IF;
-');
-  END LOOP;
-  RETURN body || 'END';
-END
-$function$;
-
--- The body of the function that lists a page. $1 to $8 are the parameters of _token_usage_page_sql(); $3 and $4 are of no use here, since
--- how a page between two dates is read best depends on the dates.
-CREATE OR REPLACE FUNCTION @extschema@._token_usage_kept_page(ledger oid)
-RETURNS text LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
-DECLARE
-  body text := '
-#variable_conflict use_column
-BEGIN
-';
-  shape record;
-BEGIN
-  FOR shape IN SELECT * FROM (VALUES (false, false), (false, true), (true, false), (true, true)) AS v (by_agent, by_cursor) LOOP
-    body := concat(body, format('  IF agent IS %s NULL AND behind_at IS %s NULL THEN
-    RETURN QUERY ', CASE WHEN shape.by_agent THEN 'NOT' END, CASE WHEN shape.by_cursor THEN 'NOT' END),
-      @extschema@._token_usage_page_sql(ledger, shape.by_agent, false, false, shape.by_cursor), ';
-    RETURN;
-  END IF;
-');
-  END LOOP;
-  RETURN body || 'END';
-END
-$function$;
-
--- Makes the functions of a ledger, and drops what is stale; part of token_usage_migrate(). Does nothing where the current role may not make
--- them in the name of the owner of the functions here.
-CREATE OR REPLACE FUNCTION @extschema@._token_usage_keep(ledger oid)
-RETURNS void LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $function$
-DECLARE
-  keeper oid := (SELECT o.proowner FROM pg_proc AS o WHERE o.oid = '@extschema@._token_usage_kept(oid, text)'::regprocedure);
-  body text;
-  part record;
-  there record;
-BEGIN
-  IF NOT has_schema_privilege('@extschema@', 'CREATE')
-     OR NOT EXISTS (SELECT FROM pg_roles AS r WHERE r.rolname = current_user AND (r.oid = keeper OR r.rolsuper)) THEN
-    RETURN;
-  END IF;
-  FOR part IN
-    SELECT v.kind, @extschema@._token_usage_kept_name(v.kind, n.nspname) AS name, v.arguments, pg_get_function_result(v.twin) AS result,
-           @extschema@._token_usage_kept_comment(ledger, n.nspname, c.relpersistence) AS comment
-      FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace CROSS JOIN (VALUES
-        ('sums', 'user_id text, agent text, bounds timestamptz[], tiers integer[], starts timestamptz[], ends timestamptz[], '
-          'sealed_until timestamptz, ledger oid, dimension text, settings text[]',
-          '@extschema@._token_usage_sums(oid, text, text, timestamptz[], text)'::regprocedure),
-        ('page', 'user_id text, agent text, start_date timestamptz, end_date timestamptz, behind_at timestamptz, behind_id text, '
-          'row_limit bigint, row_offset bigint',
-          '@extschema@._token_usage_page_rows(oid, text, text, timestamptz, timestamptz, timestamptz, text, bigint, bigint)'::regprocedure))
-        AS v (kind, arguments, twin)
-     WHERE c.oid = ledger
-  LOOP
-    body := NULL;
-    IF part.comment IS NOT NULL THEN
-      BEGIN
-        body := CASE part.kind WHEN 'sums' THEN @extschema@._token_usage_kept_sums(ledger) ELSE @extschema@._token_usage_kept_page(ledger) END;
-      EXCEPTION WHEN undefined_column OR datatype_mismatch THEN
-        body := NULL;  -- no ledger that reports can read
-      END;
-    END IF;
-    SELECT p.oid::regprocedure AS routine, p.proowner = keeper AS ours, p.prosrc = body AND d.description = part.comment AS is_right INTO there
-      FROM pg_proc AS p LEFT JOIN pg_description AS d ON d.objoid = p.oid AND d.classoid = 'pg_proc'::regclass AND d.objsubid = 0
-     WHERE p.proname = part.name AND p.pronamespace = '@extschema@'::regnamespace ORDER BY p.proowner = keeper LIMIT 1;
-    -- What another role made under this name is never called.
-    CONTINUE WHEN NOT there.ours OR there.is_right;
-    IF there.ours THEN
-      EXECUTE 'DROP FUNCTION ' || there.routine;
-    END IF;
-    IF body IS NOT NULL THEN
-      -- Planned for any values, and by the number of rows alone: by the cost of pages the index on created_at may seem as good as one
-      -- that picks the user too, since the planner does not know the bounds.
-      EXECUTE format('CREATE FUNCTION @extschema@.%I(%s) RETURNS %s LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET jit = off '
-        'SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET seq_page_cost = 0 SET random_page_cost = 0 AS %L',
-        part.name, part.arguments, part.result, body);
-      EXECUTE format('COMMENT ON FUNCTION @extschema@.%I IS %L', part.name, part.comment);
-      EXECUTE format('ALTER FUNCTION @extschema@.%I OWNER TO %s', part.name, keeper::regrole);
-    END IF;
-  END LOOP;
-  -- Those of ledgers that are gone.
-  FOR there IN
-    SELECT p.oid::regprocedure AS routine FROM pg_proc AS p
-     WHERE p.pronamespace = '@extschema@'::regnamespace AND p.proowner = keeper AND p.proname ~ '^_token_usage_kept_(sums|page)_[0-9a-f]{32}$'
-       AND NOT EXISTS (SELECT FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
-                        WHERE c.relname = 'token_usage' AND c.relkind IN ('r', 'p')
-                          AND p.proname = @extschema@._token_usage_kept_name(substr(p.proname, 19, 4), n.nspname))
-  LOOP
-    EXECUTE 'DROP FUNCTION ' || there.routine;
-  END LOOP;
-END
-$function$;
-$token_usage$, '@extschema@', home);
-
-  EXECUTE replace($token_usage$
 -- The portable twin of pg_ext/sums.cpp.
 
 -- Runs a query of _token_usage_rollup_read_sql. Planned by the number of rows alone: by the cost of pages, an index on created_at alone
@@ -2476,16 +2379,14 @@ BEGIN
 END
 $function$;
 
--- The sums of the ledger rows of `user_id` (as _token_usage_user gives it), and of `agent` where it is not NULL: one row for each
--- stretch bounds[bucket] <= created_at < bounds[bucket + 1] and group that has rows. dimension is none, agent or model.
-CREATE OR REPLACE FUNCTION @extschema@._token_usage_sums(
+-- _token_usage_sums where no function is kept for the ledger, or where it does not fit any more.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_sums_anew(
   ledger oid, user_id text, agent text, bounds timestamptz[], dimension text)
 RETURNS TABLE (bucket integer, key1 text, key2 text, requests_count bigint, prompt_tokens numeric,
   completion_tokens numeric, total_tokens numeric, cost_usd numeric, cost_rub numeric, unpriced_count bigint,
   execution_ms_sum numeric, execution_ms_count bigint)
 LANGUAGE plpgsql STABLE SET jit = off AS $function$
 DECLARE
-  kept text;
   query text;
   sealed_until timestamptz;
   months timestamptz[];
@@ -2495,14 +2396,6 @@ DECLARE
   ends timestamptz[];
 BEGIN
   IF (agent IS NULL OR dimension IN ('none', 'agent')) AND @extschema@._token_usage_rollup_readable(ledger) THEN
-    kept := @extschema@._token_usage_kept(ledger, 'sums'::text);
-    IF kept IS NOT NULL THEN
-      RETURN QUERY EXECUTE concat('SELECT s.* FROM ', kept, '($1, $2, $3, NULL::pg_catalog.int4[], NULL::pg_catalog.timestamptz[], '
-        'NULL::pg_catalog.timestamptz[], NULL::pg_catalog.timestamptz, $4, $5, $6) AS s')
-        USING user_id, agent, bounds, ledger, dimension,
-              ARRAY[current_setting('enable_seqscan'), current_setting('seq_page_cost'), current_setting('random_page_cost')];
-      RETURN;
-    END IF;
     query := @extschema@._token_usage_rollup_read_sql(ledger, 'state'::text, dimension, agent IS NOT NULL);
     IF query IS NOT NULL THEN
       EXECUTE query INTO sealed_until, months, flags USING user_id;
@@ -2521,6 +2414,39 @@ BEGIN
 END
 $function$;
 
+-- The sums of the ledger rows of `user_id` (as _token_usage_user gives it), and of `agent` where it is not NULL: one row for each
+-- stretch bounds[bucket] <= created_at < bounds[bucket + 1] and group that has rows. dimension is none, agent or model.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_sums(
+  ledger oid, user_id text, agent text, bounds timestamptz[], dimension text)
+RETURNS TABLE (bucket integer, key1 text, key2 text, requests_count bigint, prompt_tokens numeric,
+  completion_tokens numeric, total_tokens numeric, cost_usd numeric, cost_rub numeric, unpriced_count bigint,
+  execution_ms_sum numeric, execution_ms_count bigint)
+LANGUAGE plpgsql STABLE AS $function$
+DECLARE
+  kept text;
+BEGIN
+  IF (agent IS NULL OR dimension IN ('none', 'agent')) AND @extschema@._token_usage_rollup_readable(ledger) THEN
+    -- Written out, since what EXECUTE runs is planned for each call.
+    IF ledger = to_regclass('@extschema@.token_usage') AND has_function_privilege('@extschema@._token_usage_kept_sums_home(text, text, timestamptz[], integer[], '
+      'timestamptz[], timestamptz[], timestamptz, text, oid, text[])'::regprocedure, 'EXECUTE') THEN
+      RETURN QUERY SELECT s.* FROM @extschema@._token_usage_kept_sums_home(user_id, agent, bounds, NULL::integer[], NULL::timestamptz[],
+        NULL::timestamptz[], NULL::timestamptz, dimension, ledger,
+        ARRAY[current_setting('enable_seqscan'), current_setting('seq_page_cost'), current_setting('random_page_cost')]) AS s;
+      RETURN;
+    END IF;
+    kept := @extschema@._token_usage_kept(ledger, 'sums'::text);
+    IF kept IS NOT NULL THEN
+      RETURN QUERY EXECUTE concat('SELECT s.* FROM ', kept, '($1, $2, $3, NULL::pg_catalog.int4[], NULL::pg_catalog.timestamptz[], '
+        'NULL::pg_catalog.timestamptz[], NULL::pg_catalog.timestamptz, $4, $5, $6) AS s')
+        USING user_id, agent, bounds, dimension, ledger,
+              ARRAY[current_setting('enable_seqscan'), current_setting('seq_page_cost'), current_setting('random_page_cost')];
+      RETURN;
+    END IF;
+  END IF;
+  RETURN QUERY SELECT s.* FROM @extschema@._token_usage_sums_anew(ledger, user_id, agent, bounds, dimension) AS s;
+END
+$function$;
+
 -- _token_usage_sums under the caller's search path; it is what reports call.
 CREATE OR REPLACE FUNCTION @extschema@._token_usage_ledger_sums(
   path name[], ledger oid, user_id text, agent text, bounds timestamptz[], dimension text)
@@ -2536,6 +2462,268 @@ BEGIN
   RETURN QUERY SELECT s.* FROM @extschema@._token_usage_sums(ledger, user_id, agent, bounds, dimension) AS s;
 END
 $function$;
+$token_usage$, '@extschema@', home);
+
+  EXECUTE replace($token_usage$
+-- The portable twin of pg_ext/kept_query.cpp: functions whose text is made for one ledger, so that PL/pgSQL keeps the plans of their
+-- queries for the session. What reports run with EXECUTE is parsed and planned for each call, which takes longer than to run it.
+--
+-- token_usage_migrate() makes them beside the functions here and not beside the ledger, and a report calls one only where it belongs to
+-- the owner of the functions here: reports run with the caller's rights, and who owns a ledger must not get his code run by others.
+-- Those of a ledger that stands in the schema of the functions here have names that are known, and are there from the installation on, so
+-- that nobody else can have made them and they are called like any other. The names of the others tell the ledger's schema. Their comment
+-- tells the columns that the text was made for, and they compare it themselves, so that no query reads a column whose type is another by
+-- now, which could call any function by a cast. Names and comments mean the same after a restore. Where none fits, reports make their
+-- queries themselves, as they do where row security is active for the caller.
+
+-- One for each kind and ledger: sums or page.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_kept_name(kind text, schema_name name)
+RETURNS name LANGUAGE sql STABLE AS $function$
+  SELECT pg_catalog.concat('_token_usage_kept_', kind, '_', CASE
+    WHEN pg_catalog.quote_ident(schema_name::pg_catalog.text) OPERATOR(pg_catalog.=) '@extschema@' THEN 'home'
+    ELSE pg_catalog."left"(pg_catalog.encode(pg_catalog.sha256(
+      pg_catalog.convert_to(schema_name::pg_catalog.text, 'UTF8')), 'hex'), 32) END)::pg_catalog.name
+$function$;
+
+-- What the text of a function was made for. NULL where a column has a type or a collation that the server did not bring itself: only the
+-- numbers of its own mean the same in every database, and nobody but a superuser can give those types other casts.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_kept_comment(ledger oid, schema_name name, persistence "char")
+RETURNS text LANGUAGE plpgsql STABLE AS $function$
+BEGIN
+  RETURN (
+    SELECT concat('token_usage, portable edition 1.0.0, for ', schema_name, ' ', persistence, ': ',
+                  string_agg(a.attname || CASE WHEN a.attnotnull THEN '! ' ELSE ' ' END || a.atttypid, ', ' ORDER BY a.attnum))
+      FROM pg_attribute AS a
+     WHERE a.attrelid = ledger AND a.attnum > 0 AND NOT a.attisdropped
+       AND a.attname = ANY ('{id,user_id,agent_id,ai_provider,ai_model,prompt_tokens,completion_tokens,total_tokens,cost_usd,'
+         'cost_rub,execution_time_ms,created_at,platform,content_type,task_type,content_id,workflow_id,request_id,endpoint}'::name[])
+    HAVING max(a.atttypid) < 16384 AND max(a.attcollation) < 16384);
+END
+$function$;
+
+-- Whether the ledger's columns are those that a function was made for. Immutable as _token_usage_plain_tables() is.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_kept_fits(ledger regclass, comment text)
+RETURNS boolean LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+  RETURN comment = (SELECT @extschema@._token_usage_kept_comment(c.oid, n.nspname, c.relpersistence)
+                      FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = ledger);
+END
+$function$;
+
+-- The function that may be called in place of a query on a ledger in another schema, as it is written in one; NULL where there is none.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_kept(ledger oid, kind text)
+RETURNS text LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+  RETURN (
+    SELECT '@extschema@.' || p.proname
+      FROM pg_class AS c
+      JOIN pg_namespace AS n ON n.oid = c.relnamespace
+      JOIN pg_proc AS o ON o.oid = '@extschema@._token_usage_kept(oid, text)'::regprocedure
+      JOIN pg_proc AS p ON p.proname = @extschema@._token_usage_kept_name(kind, n.nspname)
+       AND p.pronamespace = o.pronamespace AND p.proowner = o.proowner
+     WHERE c.oid = ledger AND has_function_privilege(p.oid, 'EXECUTE') LIMIT 1);
+END
+$function$;
+
+-- How the body of such a function begins: where it does not fit it goes back to the caller's settings and makes its query `anew`.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_kept_head(ledger oid, anew text)
+RETURNS text LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+  RETURN (
+    SELECT format('BEGIN
+  IF (@extschema@._token_usage_kept_fits(%L::regclass, %L)) IS NOT TRUE THEN
+    PERFORM @extschema@._token_usage_kept_settings(settings);
+    RETURN QUERY SELECT a.* FROM @extschema@._token_usage_%s AS a;
+    RETURN;
+  END IF;
+', @extschema@._token_usage_table(ledger, 'token_usage'::text), @extschema@._token_usage_kept_comment(c.oid, s.nspname, c.relpersistence), anew)
+      FROM pg_class AS c JOIN pg_namespace AS s ON s.oid = c.relnamespace WHERE c.oid = ledger);
+END
+$function$;
+
+-- What goes back to the caller's settings, for a query that is to be planned as any other.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_kept_settings(settings text[])
+RETURNS void LANGUAGE plpgsql STABLE AS $function$
+BEGIN
+  PERFORM set_config('enable_seqscan', settings[1], true), set_config('seq_page_cost', settings[2], true),
+          set_config('random_page_cost', settings[3], true);
+END
+$function$;
+
+-- The body of the function that sums, as _token_usage_rollup_read_sql() tells it. $1 to $7 are the parameters of the queries there; of
+-- them $4 to $7 are computed here.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_kept_sums(ledger oid, anew text)
+RETURNS text LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+  body text;
+  shape record;
+BEGIN
+  IF NOT @extschema@._token_usage_rollup_possible(ledger) THEN
+    RETURN NULL;
+  END IF;
+  body := concat('
+#variable_conflict use_column
+DECLARE
+  months timestamptz[];
+  flags smallint[];
+  few integer;
+', @extschema@._token_usage_kept_head(ledger, anew), @extschema@._token_usage_rollup_read_sql(ledger, 'state'::text, 'none'::text, false), ' INTO sealed_until, months, flags;
+  IF sealed_until IS NULL THEN
+', @extschema@._token_usage_rollup_read_sql(ledger, 'few'::text, 'none'::text, false), ' INTO few;
+    IF few >= 500 THEN
+      -- Nothing is rolled of a user with many rows: how they are read best depends on the bounds, and on the planner''s settings.
+      PERFORM @extschema@._token_usage_kept_settings(settings);
+      RETURN QUERY EXECUTE @extschema@._token_usage_sums_sql(ledger, dimension, agent IS NOT NULL) USING user_id, agent, bounds;
+      RETURN;
+    END IF;
+  ELSE
+    SELECT array_agg(p.tier), array_agg(p.lo), array_agg(p.hi) INTO tiers, starts, ends
+      FROM @extschema@._token_usage_rollup_pieces(bounds, sealed_until, months, flags, agent IS NOT NULL OR dimension <> ''none'') AS p;
+  END IF;
+');
+  FOR shape IN SELECT * FROM (VALUES ('none', false), ('none', true), ('agent', false), ('agent', true), ('model', false))
+                 AS v (dimension, by_agent) LOOP
+    body := concat(body, format('  IF dimension = %L AND agent IS %s NULL THEN
+    IF tiers IS NULL THEN
+      RETURN QUERY %s;
+    ELSE
+      RETURN QUERY %s;
+    END IF;
+    RETURN;
+  END IF;
+', shape.dimension, CASE WHEN shape.by_agent THEN 'NOT' END, @extschema@._token_usage_sums_sql(ledger, shape.dimension, shape.by_agent),
+      @extschema@._token_usage_rollup_read_sql(ledger, 'both'::text, shape.dimension, shape.by_agent)));
+  END LOOP;
+  RETURN body || 'END';
+END
+$function$;
+
+-- The body of the function that lists a page. $1 to $8 are the parameters of _token_usage_page_sql(); $3 and $4 are of no use here, since
+-- how a page between two dates is read best depends on the dates.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_kept_page(ledger oid, anew text)
+RETURNS text LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+  body text := concat('
+#variable_conflict use_column
+', @extschema@._token_usage_kept_head(ledger, anew));
+  shape record;
+BEGIN
+  FOR shape IN SELECT * FROM (VALUES (false, false), (false, true), (true, false), (true, true)) AS v (by_agent, by_cursor) LOOP
+    body := concat(body, format('  IF agent IS %s NULL AND behind_at IS %s NULL THEN
+    RETURN QUERY ', CASE WHEN shape.by_agent THEN 'NOT' END, CASE WHEN shape.by_cursor THEN 'NOT' END),
+      @extschema@._token_usage_page_sql(ledger, shape.by_agent, false, false, shape.by_cursor), ';
+    RETURN;
+  END IF;
+');
+  END LOOP;
+  RETURN body || 'END';
+END
+$function$;
+
+-- What there is of a kind: how it is called, what it returns, and what does the same for any ledger.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_kept_kinds(OUT kind text, OUT arguments text, OUT result text, OUT anew text)
+RETURNS SETOF record LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+  RETURN QUERY
+    SELECT v.kind, v.arguments || ', ledger oid, settings text[]', pg_get_function_result(v.twin), v.anew
+      FROM (VALUES
+        ('sums', 'user_id text, agent text, bounds timestamptz[], tiers integer[], starts timestamptz[], ends timestamptz[], sealed_until timestamptz, '
+           'dimension text',
+         '@extschema@._token_usage_sums(oid, text, text, timestamptz[], text)'::regprocedure,
+         'sums_anew(ledger, user_id, agent, bounds, dimension)'),
+        ('page', 'user_id text, agent text, start_date timestamptz, end_date timestamptz, behind_at timestamptz, behind_id text, '
+           'row_limit bigint, row_offset bigint',
+         '@extschema@._token_usage_page_rows(oid, text, text, timestamptz, timestamptz, timestamptz, text, bigint, bigint)'::regprocedure,
+         'page_anew(ledger, user_id, agent, start_date, end_date, behind_at, behind_id, row_limit, row_offset)'))
+        AS v (kind, arguments, twin, anew);
+END
+$function$;
+
+-- The body of a function that is not made for a ledger yet.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_kept_stub(anew text)
+RETURNS text LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $function$
+  SELECT format('BEGIN RETURN QUERY SELECT a.* FROM @extschema@._token_usage_%s AS a; END', anew)
+$function$;
+
+-- Planned for any values, and by the number of rows alone: by the cost of pages the index on created_at may seem as good as one that picks
+-- the user too, since the planner does not know the bounds.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_kept_make(name name, arguments text, result text, body text, comment text)
+RETURNS void LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+  EXECUTE format('CREATE OR REPLACE FUNCTION @extschema@.%I(%s) RETURNS %s LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET jit = off '
+    'SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET seq_page_cost = 0 SET random_page_cost = 0 AS %L',
+    name, arguments, result, body);
+  EXECUTE format('COMMENT ON FUNCTION @extschema@.%I IS %L', name, comment);
+END
+$function$;
+
+-- Makes the functions of a ledger, and drops what is stale; part of token_usage_migrate(). Does nothing where the current role may not make
+-- them in the name of the owner of the functions here.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_keep(ledger oid)
+RETURNS void LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+  keeper oid := (SELECT o.proowner FROM pg_proc AS o WHERE o.oid = '@extschema@._token_usage_kept(oid, text)'::regprocedure);
+  body text;
+  part record;
+  there record;
+BEGIN
+  IF NOT has_schema_privilege('@extschema@', 'CREATE')
+     OR NOT EXISTS (SELECT FROM pg_roles AS r WHERE r.rolname = current_user AND (r.oid = keeper OR r.rolsuper)) THEN
+    RETURN;
+  END IF;
+  FOR part IN
+    SELECT k.*, @extschema@._token_usage_kept_name(k.kind, n.nspname) AS name,
+           @extschema@._token_usage_kept_comment(ledger, n.nspname, c.relpersistence) AS comment
+      FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace CROSS JOIN @extschema@._token_usage_kept_kinds() AS k
+     WHERE c.oid = ledger
+  LOOP
+    body := NULL;
+    IF part.comment IS NOT NULL THEN
+      BEGIN
+        body := CASE part.kind WHEN 'sums' THEN @extschema@._token_usage_kept_sums(ledger, part.anew)
+                               ELSE @extschema@._token_usage_kept_page(ledger, part.anew) END;
+      EXCEPTION WHEN undefined_column OR datatype_mismatch THEN
+        body := NULL;  -- no ledger that reports can read
+      END;
+    END IF;
+    IF body IS NULL AND part.name = concat('_token_usage_kept_', part.kind, '_home') THEN
+      body := @extschema@._token_usage_kept_stub(part.anew);
+      part.comment := 'token_usage, portable edition 1.0.0';
+    END IF;
+    SELECT p.oid::regprocedure AS routine, p.proowner = keeper AS ours, p.prosrc = body AND d.description = part.comment AS is_right INTO there
+      FROM pg_proc AS p LEFT JOIN pg_description AS d ON d.objoid = p.oid AND d.classoid = 'pg_proc'::regclass AND d.objsubid = 0
+     WHERE p.proname = part.name AND p.pronamespace = '@extschema@'::regnamespace ORDER BY p.proowner = keeper LIMIT 1;
+    -- What another role made under this name is never called.
+    CONTINUE WHEN NOT there.ours OR there.is_right;
+    IF body IS NOT NULL THEN
+      PERFORM @extschema@._token_usage_kept_make(part.name, part.arguments, part.result, body, part.comment);
+      EXECUTE format('ALTER FUNCTION @extschema@.%I OWNER TO %s', part.name, keeper::regrole);
+    ELSIF there.ours THEN
+      EXECUTE 'DROP FUNCTION ' || there.routine;
+    END IF;
+  END LOOP;
+  -- Those of ledgers that are gone.
+  FOR there IN
+    SELECT p.oid::regprocedure AS routine FROM pg_proc AS p
+     WHERE p.pronamespace = '@extschema@'::regnamespace AND p.proowner = keeper AND p.proname ~ '^_token_usage_kept_(sums|page)_[0-9a-f]{32}$'
+       AND NOT EXISTS (SELECT FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+                        WHERE c.relname = 'token_usage' AND c.relkind IN ('r', 'p')
+                          AND p.proname = @extschema@._token_usage_kept_name(substr(p.proname, 19, 4), n.nspname))
+  LOOP
+    EXECUTE 'DROP FUNCTION ' || there.routine;
+  END LOOP;
+END
+$function$;
+
+-- Those of the ledger that stands here, if there ever is one, which nobody else can make any more.
+DO $home$
+BEGIN
+  PERFORM @extschema@._token_usage_kept_make(pg_catalog.concat('_token_usage_kept_', k.kind, '_home')::pg_catalog.name, k.arguments, k.result,
+    @extschema@._token_usage_kept_stub(k.anew),
+                                             'token_usage, portable edition 1.0.0'::text)
+     FROM @extschema@._token_usage_kept_kinds() AS k;
+END
+$home$;
 $token_usage$, '@extschema@', home);
 
   EXECUTE replace($token_usage$
@@ -2710,9 +2898,13 @@ LANGUAGE plpgsql STABLE AS $function$
 BEGIN
   ledger := @extschema@._token_usage_ledger(path);
   user_id := @extschema@._token_usage_user(ledger, user_id);
-  time_zone := @extschema@._token_usage_zone(
-    coalesce(time_zone, @extschema@._token_usage_read_setting(ledger, 'time_zone'::text)), 'time_zone'::text);
-  last_day := @extschema@._token_usage_day_of(as_of, time_zone);
+  time_zone := coalesce(time_zone, @extschema@._token_usage_read_setting(ledger, 'time_zone'::text));
+  IF time_zone = 'UTC' AND as_of IS NULL THEN
+    last_day := timezone('UTC', now())::date;  -- as the two below would say
+  ELSE
+    time_zone := @extschema@._token_usage_zone(time_zone, 'time_zone'::text);
+    last_day := @extschema@._token_usage_day_of(as_of, time_zone);
+  END IF;
 END
 $function$;
 

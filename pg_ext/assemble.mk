@@ -4,7 +4,7 @@ token_usage_parts = ledger settings calendar sums rollup rollup_migrate rollup_w
 token_usage_recording_parts = from_response exchange_rate prices import_prices record reprice
 token_usage_native_parts = arguments money native rollup_bulk $(token_usage_parts) rollup_fold reports detailed json migrate recording_native \
 	$(token_usage_recording_parts)
-token_usage_portable_parts = arguments money money_portable ledger_portable $(token_usage_parts) page_portable version_portable zone_portable rollup_pieces_portable kept_portable sums_portable \
+token_usage_portable_parts = arguments money money_portable ledger_portable $(token_usage_parts) page_portable version_portable zone_portable rollup_pieces_portable sums_portable kept_portable \
 	decimal_sum_portable stats_portable reports detailed json migrate from_response_portable event_portable prices_portable \
 	$(token_usage_recording_parts)
 

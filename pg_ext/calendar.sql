@@ -79,10 +79,15 @@ $function$;
 
 CREATE OR REPLACE FUNCTION @extschema@._token_usage_starts(days date[], zone text)
 RETURNS timestamptz[] LANGUAGE plpgsql STABLE AS $function$
+DECLARE
+  day date;
+  starts timestamptz[] := '{}';
 BEGIN
   IF zone = 'UTC' THEN
-    RETURN ARRAY(SELECT timezone('UTC', d.day::timestamp)
-                   FROM unnest(days) WITH ORDINALITY AS d (day, place) ORDER BY d.place);
+    FOREACH day IN ARRAY days LOOP
+      starts := array_append(starts, timezone('UTC', day::timestamp));
+    END LOOP;
+    RETURN starts;
   END IF;
   RETURN @extschema@._token_usage_local_starts(days, zone);
 END

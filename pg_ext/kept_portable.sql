@@ -3,15 +3,19 @@
 --
 -- token_usage_migrate() makes them beside the functions here and not beside the ledger, and a report calls one only where it belongs to
 -- the owner of the functions here: reports run with the caller's rights, and who owns a ledger must not get his code run by others.
--- Their name tells the ledger's schema, and their comment the columns that the text was made for; both mean the same after a restore. A
--- report compares them at each call, so that no query reads a column whose type is another by now, which could call any function by a
--- cast. Where none fits, reports make their queries themselves, as they do where row security is active for the caller.
+-- Those of a ledger that stands in the schema of the functions here have names that are known, and are there from the installation on, so
+-- that nobody else can have made them and they are called like any other. The names of the others tell the ledger's schema. Their comment
+-- tells the columns that the text was made for, and they compare it themselves, so that no query reads a column whose type is another by
+-- now, which could call any function by a cast. Names and comments mean the same after a restore. Where none fits, reports make their
+-- queries themselves, as they do where row security is active for the caller.
 
 -- One for each kind and ledger: sums or page.
 CREATE OR REPLACE FUNCTION @extschema@._token_usage_kept_name(kind text, schema_name name)
 RETURNS name LANGUAGE sql STABLE AS $function$
-  SELECT pg_catalog.concat('_token_usage_kept_', kind, '_', pg_catalog."left"(pg_catalog.encode(pg_catalog.sha256(
-    pg_catalog.convert_to(schema_name::pg_catalog.text, 'UTF8')), 'hex'), 32))::pg_catalog.name
+  SELECT pg_catalog.concat('_token_usage_kept_', kind, '_', CASE
+    WHEN pg_catalog.quote_ident(schema_name::pg_catalog.text) OPERATOR(pg_catalog.=) '@extschema@' THEN 'home'
+    ELSE pg_catalog."left"(pg_catalog.encode(pg_catalog.sha256(
+      pg_catalog.convert_to(schema_name::pg_catalog.text, 'UTF8')), 'hex'), 32) END)::pg_catalog.name
 $function$;
 
 -- What the text of a function was made for. NULL where a column has a type or a collation that the server did not bring itself: only the
@@ -30,7 +34,16 @@ BEGIN
 END
 $function$;
 
--- The function that may be called in place of a query, as it is written in one; NULL where there is none.
+-- Whether the ledger's columns are those that a function was made for. Immutable as _token_usage_plain_tables() is.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_kept_fits(ledger regclass, comment text)
+RETURNS boolean LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+  RETURN comment = (SELECT @extschema@._token_usage_kept_comment(c.oid, n.nspname, c.relpersistence)
+                      FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = ledger);
+END
+$function$;
+
+-- The function that may be called in place of a query on a ledger in another schema, as it is written in one; NULL where there is none.
 CREATE OR REPLACE FUNCTION @extschema@._token_usage_kept(ledger oid, kind text)
 RETURNS text LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
 BEGIN
@@ -41,16 +54,38 @@ BEGIN
       JOIN pg_proc AS o ON o.oid = '@extschema@._token_usage_kept(oid, text)'::regprocedure
       JOIN pg_proc AS p ON p.proname = @extschema@._token_usage_kept_name(kind, n.nspname)
        AND p.pronamespace = o.pronamespace AND p.proowner = o.proowner
-      JOIN pg_description AS d ON d.objoid = p.oid AND d.classoid = 'pg_proc'::regclass AND d.objsubid = 0
-     WHERE c.oid = ledger AND has_function_privilege(p.oid, 'EXECUTE')
-       AND d.description = @extschema@._token_usage_kept_comment(ledger, n.nspname, c.relpersistence)
-     LIMIT 1);
+     WHERE c.oid = ledger AND has_function_privilege(p.oid, 'EXECUTE') LIMIT 1);
+END
+$function$;
+
+-- How the body of such a function begins: where it does not fit it goes back to the caller's settings and makes its query `anew`.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_kept_head(ledger oid, anew text)
+RETURNS text LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+  RETURN (
+    SELECT format('BEGIN
+  IF (@extschema@._token_usage_kept_fits(%L::regclass, %L)) IS NOT TRUE THEN
+    PERFORM @extschema@._token_usage_kept_settings(settings);
+    RETURN QUERY SELECT a.* FROM @extschema@._token_usage_%s AS a;
+    RETURN;
+  END IF;
+', @extschema@._token_usage_table(ledger, 'token_usage'::text), @extschema@._token_usage_kept_comment(c.oid, s.nspname, c.relpersistence), anew)
+      FROM pg_class AS c JOIN pg_namespace AS s ON s.oid = c.relnamespace WHERE c.oid = ledger);
+END
+$function$;
+
+-- What goes back to the caller's settings, for a query that is to be planned as any other.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_kept_settings(settings text[])
+RETURNS void LANGUAGE plpgsql STABLE AS $function$
+BEGIN
+  PERFORM set_config('enable_seqscan', settings[1], true), set_config('seq_page_cost', settings[2], true),
+          set_config('random_page_cost', settings[3], true);
 END
 $function$;
 
 -- The body of the function that sums, as _token_usage_rollup_read_sql() tells it. $1 to $7 are the parameters of the queries there; of
 -- them $4 to $7 are computed here.
-CREATE OR REPLACE FUNCTION @extschema@._token_usage_kept_sums(ledger oid)
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_kept_sums(ledger oid, anew text)
 RETURNS text LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
   body text;
@@ -65,21 +100,15 @@ DECLARE
   months timestamptz[];
   flags smallint[];
   few integer;
-BEGIN
-', @extschema@._token_usage_rollup_read_sql(ledger, 'state'::text, 'none'::text, false), ' INTO sealed_until, months, flags;
+', @extschema@._token_usage_kept_head(ledger, anew), @extschema@._token_usage_rollup_read_sql(ledger, 'state'::text, 'none'::text, false), ' INTO sealed_until, months, flags;
   IF sealed_until IS NULL THEN
 ', @extschema@._token_usage_rollup_read_sql(ledger, 'few'::text, 'none'::text, false), ' INTO few;
     IF few >= 500 THEN
       -- Nothing is rolled of a user with many rows: how they are read best depends on the bounds, and on the planner''s settings.
-      PERFORM set_config(''enable_seqscan'', settings[1], true), set_config(''seq_page_cost'', settings[2], true),
-              set_config(''random_page_cost'', settings[3], true);
+      PERFORM @extschema@._token_usage_kept_settings(settings);
       RETURN QUERY EXECUTE @extschema@._token_usage_sums_sql(ledger, dimension, agent IS NOT NULL) USING user_id, agent, bounds;
       RETURN;
     END IF;
-    tiers := ARRAY[0];
-    starts := bounds[1:1];
-    ends := bounds[array_upper(bounds, 1):array_upper(bounds, 1)];
-    sealed_until := ''-infinity'';
   ELSE
     SELECT array_agg(p.tier), array_agg(p.lo), array_agg(p.hi) INTO tiers, starts, ends
       FROM @extschema@._token_usage_rollup_pieces(bounds, sealed_until, months, flags, agent IS NOT NULL OR dimension <> ''none'') AS p;
@@ -88,11 +117,15 @@ BEGIN
   FOR shape IN SELECT * FROM (VALUES ('none', false), ('none', true), ('agent', false), ('agent', true), ('model', false))
                  AS v (dimension, by_agent) LOOP
     body := concat(body, format('  IF dimension = %L AND agent IS %s NULL THEN
-    RETURN QUERY', shape.dimension, CASE WHEN shape.by_agent THEN 'NOT' END),
-      @extschema@._token_usage_rollup_read_sql(ledger, 'both'::text, shape.dimension, shape.by_agent), ';
+    IF tiers IS NULL THEN
+      RETURN QUERY %s;
+    ELSE
+      RETURN QUERY %s;
+    END IF;
     RETURN;
   END IF;
-');
+', shape.dimension, CASE WHEN shape.by_agent THEN 'NOT' END, @extschema@._token_usage_sums_sql(ledger, shape.dimension, shape.by_agent),
+      @extschema@._token_usage_rollup_read_sql(ledger, 'both'::text, shape.dimension, shape.by_agent)));
   END LOOP;
   RETURN body || 'END';
 END
@@ -100,13 +133,12 @@ $function$;
 
 -- The body of the function that lists a page. $1 to $8 are the parameters of _token_usage_page_sql(); $3 and $4 are of no use here, since
 -- how a page between two dates is read best depends on the dates.
-CREATE OR REPLACE FUNCTION @extschema@._token_usage_kept_page(ledger oid)
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_kept_page(ledger oid, anew text)
 RETURNS text LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
-  body text := '
+  body text := concat('
 #variable_conflict use_column
-BEGIN
-';
+', @extschema@._token_usage_kept_head(ledger, anew));
   shape record;
 BEGIN
   FOR shape IN SELECT * FROM (VALUES (false, false), (false, true), (true, false), (true, true)) AS v (by_agent, by_cursor) LOOP
@@ -118,6 +150,43 @@ BEGIN
 ');
   END LOOP;
   RETURN body || 'END';
+END
+$function$;
+
+-- What there is of a kind: how it is called, what it returns, and what does the same for any ledger.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_kept_kinds(OUT kind text, OUT arguments text, OUT result text, OUT anew text)
+RETURNS SETOF record LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+  RETURN QUERY
+    SELECT v.kind, v.arguments || ', ledger oid, settings text[]', pg_get_function_result(v.twin), v.anew
+      FROM (VALUES
+        ('sums', 'user_id text, agent text, bounds timestamptz[], tiers integer[], starts timestamptz[], ends timestamptz[], sealed_until timestamptz, '
+           'dimension text',
+         '@extschema@._token_usage_sums(oid, text, text, timestamptz[], text)'::regprocedure,
+         'sums_anew(ledger, user_id, agent, bounds, dimension)'),
+        ('page', 'user_id text, agent text, start_date timestamptz, end_date timestamptz, behind_at timestamptz, behind_id text, '
+           'row_limit bigint, row_offset bigint',
+         '@extschema@._token_usage_page_rows(oid, text, text, timestamptz, timestamptz, timestamptz, text, bigint, bigint)'::regprocedure,
+         'page_anew(ledger, user_id, agent, start_date, end_date, behind_at, behind_id, row_limit, row_offset)'))
+        AS v (kind, arguments, twin, anew);
+END
+$function$;
+
+-- The body of a function that is not made for a ledger yet.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_kept_stub(anew text)
+RETURNS text LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $function$
+  SELECT format('BEGIN RETURN QUERY SELECT a.* FROM @extschema@._token_usage_%s AS a; END', anew)
+$function$;
+
+-- Planned for any values, and by the number of rows alone: by the cost of pages the index on created_at may seem as good as one that picks
+-- the user too, since the planner does not know the bounds.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_kept_make(name name, arguments text, result text, body text, comment text)
+RETURNS void LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+  EXECUTE format('CREATE OR REPLACE FUNCTION @extschema@.%I(%s) RETURNS %s LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET jit = off '
+    'SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET seq_page_cost = 0 SET random_page_cost = 0 AS %L',
+    name, arguments, result, body);
+  EXECUTE format('COMMENT ON FUNCTION @extschema@.%I IS %L', name, comment);
 END
 $function$;
 
@@ -136,42 +205,34 @@ BEGIN
     RETURN;
   END IF;
   FOR part IN
-    SELECT v.kind, @extschema@._token_usage_kept_name(v.kind, n.nspname) AS name, v.arguments, pg_get_function_result(v.twin) AS result,
+    SELECT k.*, @extschema@._token_usage_kept_name(k.kind, n.nspname) AS name,
            @extschema@._token_usage_kept_comment(ledger, n.nspname, c.relpersistence) AS comment
-      FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace CROSS JOIN (VALUES
-        ('sums', 'user_id text, agent text, bounds timestamptz[], tiers integer[], starts timestamptz[], ends timestamptz[], '
-          'sealed_until timestamptz, ledger oid, dimension text, settings text[]',
-          '@extschema@._token_usage_sums(oid, text, text, timestamptz[], text)'::regprocedure),
-        ('page', 'user_id text, agent text, start_date timestamptz, end_date timestamptz, behind_at timestamptz, behind_id text, '
-          'row_limit bigint, row_offset bigint',
-          '@extschema@._token_usage_page_rows(oid, text, text, timestamptz, timestamptz, timestamptz, text, bigint, bigint)'::regprocedure))
-        AS v (kind, arguments, twin)
+      FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace CROSS JOIN @extschema@._token_usage_kept_kinds() AS k
      WHERE c.oid = ledger
   LOOP
     body := NULL;
     IF part.comment IS NOT NULL THEN
       BEGIN
-        body := CASE part.kind WHEN 'sums' THEN @extschema@._token_usage_kept_sums(ledger) ELSE @extschema@._token_usage_kept_page(ledger) END;
+        body := CASE part.kind WHEN 'sums' THEN @extschema@._token_usage_kept_sums(ledger, part.anew)
+                               ELSE @extschema@._token_usage_kept_page(ledger, part.anew) END;
       EXCEPTION WHEN undefined_column OR datatype_mismatch THEN
         body := NULL;  -- no ledger that reports can read
       END;
+    END IF;
+    IF body IS NULL AND part.name = concat('_token_usage_kept_', part.kind, '_home') THEN
+      body := @extschema@._token_usage_kept_stub(part.anew);
+      part.comment := 'token_usage, portable edition @version@';
     END IF;
     SELECT p.oid::regprocedure AS routine, p.proowner = keeper AS ours, p.prosrc = body AND d.description = part.comment AS is_right INTO there
       FROM pg_proc AS p LEFT JOIN pg_description AS d ON d.objoid = p.oid AND d.classoid = 'pg_proc'::regclass AND d.objsubid = 0
      WHERE p.proname = part.name AND p.pronamespace = '@extschema@'::regnamespace ORDER BY p.proowner = keeper LIMIT 1;
     -- What another role made under this name is never called.
     CONTINUE WHEN NOT there.ours OR there.is_right;
-    IF there.ours THEN
-      EXECUTE 'DROP FUNCTION ' || there.routine;
-    END IF;
     IF body IS NOT NULL THEN
-      -- Planned for any values, and by the number of rows alone: by the cost of pages the index on created_at may seem as good as one
-      -- that picks the user too, since the planner does not know the bounds.
-      EXECUTE format('CREATE FUNCTION @extschema@.%I(%s) RETURNS %s LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET jit = off '
-        'SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET seq_page_cost = 0 SET random_page_cost = 0 AS %L',
-        part.name, part.arguments, part.result, body);
-      EXECUTE format('COMMENT ON FUNCTION @extschema@.%I IS %L', part.name, part.comment);
+      PERFORM @extschema@._token_usage_kept_make(part.name, part.arguments, part.result, body, part.comment);
       EXECUTE format('ALTER FUNCTION @extschema@.%I OWNER TO %s', part.name, keeper::regrole);
+    ELSIF there.ours THEN
+      EXECUTE 'DROP FUNCTION ' || there.routine;
     END IF;
   END LOOP;
   -- Those of ledgers that are gone.
@@ -186,3 +247,13 @@ BEGIN
   END LOOP;
 END
 $function$;
+
+-- Those of the ledger that stands here, if there ever is one, which nobody else can make any more.
+DO $home$
+BEGIN
+  PERFORM @extschema@._token_usage_kept_make(pg_catalog.concat('_token_usage_kept_', k.kind, '_home')::pg_catalog.name, k.arguments, k.result,
+    @extschema@._token_usage_kept_stub(k.anew),
+                                             'token_usage, portable edition @version@'::text)
+     FROM @extschema@._token_usage_kept_kinds() AS k;
+END
+$home$;

@@ -84,6 +84,21 @@ BEGIN
 END
 $function$;
 
+-- Whether these are plain tables, with columns of the server's own types only. A view in the place of one, or a type with casts of its own,
+-- would run code of the ledger's owner with the rights of whoever asks for a report.
+--
+-- The answer depends on nothing but the tables that are named, so this is declared immutable: where their names stand in an expression it
+-- is called when that is planned, and that is done again after any change of such a table. So it costs nothing where names are known
+-- beforehand, as those of tables in the schema of the functions here are. A name of a table that is gone cannot be planned with, so
+-- to_regclass() is to be asked in a statement before.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_plain_tables(tables regclass[])
+RETURNS boolean LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan AS $function$
+BEGIN
+  RETURN cardinality(tables) = (SELECT count(*) FROM pg_class AS c WHERE c.oid = ANY (tables) AND c.relkind = 'r' AND NOT EXISTS (
+    SELECT FROM pg_attribute AS a WHERE a.attrelid = c.oid AND a.attnum > 0 AND a.atttypid >= 16384));
+END
+$function$;
+
 -- `user_id` as the ledger's column can compare it; the argument error where its type cannot hold it.
 CREATE OR REPLACE FUNCTION @extschema@._token_usage_user(ledger oid, user_id text)
 RETURNS text LANGUAGE plpgsql STABLE AS $function$

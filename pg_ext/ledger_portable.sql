@@ -1,5 +1,13 @@
 -- The portable twin of pg_ext/ledger.cpp.
 
+-- Whether that is a table that can be a ledger. Immutable as _token_usage_plain_tables() is.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_is_ledger(candidate regclass)
+RETURNS boolean LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+  RETURN EXISTS (SELECT FROM pg_class AS c WHERE c.oid = candidate AND c.relkind IN ('r', 'p') AND c.relpersistence <> 't');
+END
+$function$;
+
 -- The ledger: the first schema of the path, the temporary one excluded, that has a table token_usage. Raises the contract's error
 -- (42P01) where there is none.
 CREATE OR REPLACE FUNCTION @extschema@._token_usage_ledger(path name[])
@@ -7,6 +15,11 @@ RETURNS oid LANGUAGE plpgsql STABLE AS $function$
 DECLARE
   ledger oid;
 BEGIN
+  IF quote_ident(path[1]) = '@extschema@' AND to_regclass('@extschema@.token_usage') IS NOT NULL THEN
+    IF @extschema@._token_usage_is_ledger('@extschema@.token_usage'::regclass) THEN
+      RETURN '@extschema@.token_usage'::regclass;
+    END IF;
+  END IF;
   SELECT c.oid INTO ledger
     FROM unnest(path) WITH ORDINALITY AS p (nspname, place)
     JOIN pg_catalog.pg_namespace AS n ON n.nspname = p.nspname
@@ -26,16 +39,28 @@ $function$;
 CREATE OR REPLACE FUNCTION @extschema@._token_usage_read_setting(ledger oid, name text)
 RETURNS text LANGUAGE plpgsql STABLE AS $function$
 DECLARE
-  settings text := @extschema@._token_usage_table(ledger, 'token_usage_settings'::text);
+  settings text;
+  plain boolean;
   value text;
 BEGIN
-  IF to_regclass(settings) IS NOT NULL THEN
-    -- A view in its place, or a type with casts of its own, would run code of the ledger's owner with the caller's rights.
-    IF EXISTS (SELECT FROM pg_catalog.pg_class AS c WHERE c.oid = to_regclass(settings) AND c.relkind <> 'r')
-       OR EXISTS (SELECT FROM pg_catalog.pg_attribute AS a WHERE a.attrelid = to_regclass(settings) AND a.attnum > 0 AND a.atttypid >= 16384) THEN
-      RAISE EXCEPTION 'token_usage: token_usage_settings is not the table that token_usage_migrate() makes' USING ERRCODE = '42809';
+  IF ledger = to_regclass('@extschema@.token_usage') THEN
+    IF to_regclass('@extschema@.token_usage_settings') IS NOT NULL THEN
+      plain := @extschema@._token_usage_plain_tables(ARRAY['@extschema@.token_usage_settings'::regclass]);
+      IF plain THEN
+        SELECT s.value INTO value FROM @extschema@.token_usage_settings AS s WHERE s.name = _token_usage_read_setting.name;
+      END IF;
     END IF;
-    EXECUTE format('SELECT s.value FROM %s AS s WHERE s.name = $1', settings) INTO value USING name;
+  ELSE
+    settings := @extschema@._token_usage_table(ledger, 'token_usage_settings'::text);
+    IF to_regclass(settings) IS NOT NULL THEN
+      plain := @extschema@._token_usage_plain_tables(ARRAY[to_regclass(settings)]);
+      IF plain THEN
+        EXECUTE format('SELECT s.value FROM %s AS s WHERE s.name = $1', settings) INTO value USING name;
+      END IF;
+    END IF;
+  END IF;
+  IF NOT plain THEN
+    RAISE EXCEPTION 'token_usage: token_usage_settings is not the table that token_usage_migrate() makes' USING ERRCODE = '42809';
   END IF;
   RETURN coalesce(value, 'UTC');
 END

@@ -8,9 +8,13 @@ LANGUAGE plpgsql STABLE AS $function$
 BEGIN
   ledger := @extschema@._token_usage_ledger(path);
   user_id := @extschema@._token_usage_user(ledger, user_id);
-  time_zone := @extschema@._token_usage_zone(
-    coalesce(time_zone, @extschema@._token_usage_read_setting(ledger, 'time_zone'::text)), 'time_zone'::text);
-  last_day := @extschema@._token_usage_day_of(as_of, time_zone);
+  time_zone := coalesce(time_zone, @extschema@._token_usage_read_setting(ledger, 'time_zone'::text));
+  IF time_zone = 'UTC' AND as_of IS NULL THEN
+    last_day := timezone('UTC', now())::date;  -- as the two below would say
+  ELSE
+    time_zone := @extschema@._token_usage_zone(time_zone, 'time_zone'::text);
+    last_day := @extschema@._token_usage_day_of(as_of, time_zone);
+  END IF;
 END
 $function$;
 

@@ -136,13 +136,21 @@ BEGIN
   IF row_security_active(ledger) OR NOT has_table_privilege(ledger, 'SELECT') OR pg_trigger_depth() > 0 THEN
     RETURN false;
   END IF;
-  -- A view in the place of a table, or a column of a type with casts of its own, would run code of the ledger's owner with the rights of
-  -- whoever asks for a report.
-  RETURN (SELECT count(*) = 5 FROM pg_class c
+  IF ledger = to_regclass('@extschema@.token_usage') THEN
+    IF num_nulls(to_regclass('@extschema@.token_usage_rollup'), to_regclass('@extschema@.token_usage_rollup_month'), to_regclass('@extschema@.token_usage_rollup_user'),
+                 to_regclass('@extschema@.token_usage_rollup_epoch'), to_regclass('@extschema@.token_usage_delta')) > 0 THEN
+      RETURN false;
+    END IF;
+    RETURN has_table_privilege('@extschema@.token_usage_rollup'::regclass, 'SELECT') AND has_table_privilege('@extschema@.token_usage_rollup_month'::regclass, 'SELECT')
+       AND has_table_privilege('@extschema@.token_usage_rollup_user'::regclass, 'SELECT') AND has_table_privilege('@extschema@.token_usage_rollup_epoch'::regclass, 'SELECT')
+       AND has_table_privilege('@extschema@.token_usage_delta'::regclass, 'SELECT') AND @extschema@._token_usage_plain_tables(ARRAY[
+             '@extschema@.token_usage_rollup'::regclass, '@extschema@.token_usage_rollup_month'::regclass, '@extschema@.token_usage_rollup_user'::regclass,
+             '@extschema@.token_usage_rollup_epoch'::regclass, '@extschema@.token_usage_delta'::regclass]);
+  END IF;
+  RETURN (SELECT count(*) = 5 AND bool_and(has_table_privilege(c.oid, 'SELECT')) AND @extschema@._token_usage_plain_tables(array_agg(c.oid::regclass))
+            FROM pg_class c
            WHERE c.relnamespace = (SELECT l.relnamespace FROM pg_class l WHERE l.oid = ledger)
-             AND c.relname = ANY ('{token_usage_rollup,token_usage_rollup_month,token_usage_rollup_user,token_usage_rollup_epoch,token_usage_delta}'::name[])
-             AND c.relkind = 'r' AND has_table_privilege(c.oid, 'SELECT')
-             AND NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND a.atttypid >= 16384));
+             AND c.relname = ANY ('{token_usage_rollup,token_usage_rollup_month,token_usage_rollup_user,token_usage_rollup_epoch,token_usage_delta}'::name[]));
 END
 $rollup$;
 

@@ -18,6 +18,7 @@ DECLARE
   pos timestamp;
   stop timestamp;
   bound timestamp;
+  limit_ timestamp;
   month timestamp;
   month_end timestamp;
   piece integer;
@@ -28,7 +29,7 @@ DECLARE
   half_hour constant interval := '30 minutes';
   f integer;
   i integer := 2;
-  m integer := 1;
+  m integer;
 BEGIN
   IF sealed_until IS NULL OR months IS NULL OR bounds[1] >= sealed_until OR bounds[n] <= months[1] THEN
     tier := 0;
@@ -42,9 +43,10 @@ BEGIN
   pos := timezone('UTC', bounds[1]);
   have_lo := pos;
   bound := timezone('UTC', bounds[2]);
-  month := timezone('UTC', months[1]);
+  m := greatest(width_bucket(bounds[1], months), 1);
+  month := timezone('UTC', months[m]);
   month_end := month + interval '1 month';
-  f := flags[1];
+  f := flags[m];
   WHILE pos < last LOOP
     WHILE bound <= pos LOOP
       i := i + 1;
@@ -66,7 +68,17 @@ BEGIN
       stop := CASE WHEN bound >= sealed THEN sealed ELSE bound END;
       IF f & month_bit <> 0 AND pos = month AND (stop >= month_end OR stop = sealed) THEN
         piece := 3;
+        limit_ := stop;
         stop := least(month_end, stop);
+        -- Here and below: what follows and is as whole is gone through without looking at everything again.
+        WHILE stop = month_end AND stop < limit_ AND flags[m + 1] & month_bit <> 0 AND timezone('UTC', months[m + 1]) = month_end
+              AND (limit_ >= month_end + interval '1 month' OR limit_ = sealed) LOOP
+          m := m + 1;
+          month := month_end;
+          month_end := month_end + interval '1 month';
+          f := flags[m];
+          stop := least(month_end, limit_);
+        END LOOP;
       ELSE
         stop := least(month_end, stop);
         IF f & day_bit <> 0 AND pos = date_trunc('day', pos)
@@ -75,6 +87,13 @@ BEGIN
           IF stop <> sealed THEN
             stop := date_trunc('day', stop);
           END IF;
+          limit_ := least(month_end, sealed, last);
+          WHILE stop = bound AND stop < limit_ LOOP
+            i := i + 1;
+            bound := timezone('UTC', bounds[i]);
+            EXIT WHEN date_trunc('day', least(bound, limit_)) <= stop;
+            stop := CASE WHEN bound >= limit_ AND limit_ = sealed THEN sealed ELSE date_trunc('day', least(bound, limit_)) END;
+          END LOOP;
         ELSE
           IF f & day_bit <> 0 THEN
             stop := least(stop, date_trunc('day', pos) + interval '1 day');

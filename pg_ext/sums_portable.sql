@@ -14,16 +14,14 @@ BEGIN
 END
 $function$;
 
--- The sums of the ledger rows of `user_id` (as _token_usage_user gives it), and of `agent` where it is not NULL: one row for each
--- stretch bounds[bucket] <= created_at < bounds[bucket + 1] and group that has rows. dimension is none, agent or model.
-CREATE OR REPLACE FUNCTION @extschema@._token_usage_sums(
+-- _token_usage_sums where no function is kept for the ledger, or where it does not fit any more.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_sums_anew(
   ledger oid, user_id text, agent text, bounds timestamptz[], dimension text)
 RETURNS TABLE (bucket integer, key1 text, key2 text, requests_count bigint, prompt_tokens numeric,
   completion_tokens numeric, total_tokens numeric, cost_usd numeric, cost_rub numeric, unpriced_count bigint,
   execution_ms_sum numeric, execution_ms_count bigint)
 LANGUAGE plpgsql STABLE SET jit = off AS $function$
 DECLARE
-  kept text;
   query text;
   sealed_until timestamptz;
   months timestamptz[];
@@ -33,14 +31,6 @@ DECLARE
   ends timestamptz[];
 BEGIN
   IF (agent IS NULL OR dimension IN ('none', 'agent')) AND @extschema@._token_usage_rollup_readable(ledger) THEN
-    kept := @extschema@._token_usage_kept(ledger, 'sums'::text);
-    IF kept IS NOT NULL THEN
-      RETURN QUERY EXECUTE concat('SELECT s.* FROM ', kept, '($1, $2, $3, NULL::pg_catalog.int4[], NULL::pg_catalog.timestamptz[], '
-        'NULL::pg_catalog.timestamptz[], NULL::pg_catalog.timestamptz, $4, $5, $6) AS s')
-        USING user_id, agent, bounds, ledger, dimension,
-              ARRAY[current_setting('enable_seqscan'), current_setting('seq_page_cost'), current_setting('random_page_cost')];
-      RETURN;
-    END IF;
     query := @extschema@._token_usage_rollup_read_sql(ledger, 'state'::text, dimension, agent IS NOT NULL);
     IF query IS NOT NULL THEN
       EXECUTE query INTO sealed_until, months, flags USING user_id;
@@ -56,6 +46,39 @@ BEGIN
   END IF;
   RETURN QUERY EXECUTE @extschema@._token_usage_sums_sql(ledger, dimension, agent IS NOT NULL)
     USING user_id, agent, bounds;
+END
+$function$;
+
+-- The sums of the ledger rows of `user_id` (as _token_usage_user gives it), and of `agent` where it is not NULL: one row for each
+-- stretch bounds[bucket] <= created_at < bounds[bucket + 1] and group that has rows. dimension is none, agent or model.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_sums(
+  ledger oid, user_id text, agent text, bounds timestamptz[], dimension text)
+RETURNS TABLE (bucket integer, key1 text, key2 text, requests_count bigint, prompt_tokens numeric,
+  completion_tokens numeric, total_tokens numeric, cost_usd numeric, cost_rub numeric, unpriced_count bigint,
+  execution_ms_sum numeric, execution_ms_count bigint)
+LANGUAGE plpgsql STABLE AS $function$
+DECLARE
+  kept text;
+BEGIN
+  IF (agent IS NULL OR dimension IN ('none', 'agent')) AND @extschema@._token_usage_rollup_readable(ledger) THEN
+    -- Written out, since what EXECUTE runs is planned for each call.
+    IF ledger = to_regclass('@extschema@.token_usage') AND has_function_privilege('@extschema@._token_usage_kept_sums_home(text, text, timestamptz[], integer[], '
+      'timestamptz[], timestamptz[], timestamptz, text, oid, text[])'::regprocedure, 'EXECUTE') THEN
+      RETURN QUERY SELECT s.* FROM @extschema@._token_usage_kept_sums_home(user_id, agent, bounds, NULL::integer[], NULL::timestamptz[],
+        NULL::timestamptz[], NULL::timestamptz, dimension, ledger,
+        ARRAY[current_setting('enable_seqscan'), current_setting('seq_page_cost'), current_setting('random_page_cost')]) AS s;
+      RETURN;
+    END IF;
+    kept := @extschema@._token_usage_kept(ledger, 'sums'::text);
+    IF kept IS NOT NULL THEN
+      RETURN QUERY EXECUTE concat('SELECT s.* FROM ', kept, '($1, $2, $3, NULL::pg_catalog.int4[], NULL::pg_catalog.timestamptz[], '
+        'NULL::pg_catalog.timestamptz[], NULL::pg_catalog.timestamptz, $4, $5, $6) AS s')
+        USING user_id, agent, bounds, dimension, ledger,
+              ARRAY[current_setting('enable_seqscan'), current_setting('seq_page_cost'), current_setting('random_page_cost')];
+      RETURN;
+    END IF;
+  END IF;
+  RETURN QUERY SELECT s.* FROM @extschema@._token_usage_sums_anew(ledger, user_id, agent, bounds, dimension) AS s;
 END
 $function$;
 

@@ -1,6 +1,6 @@
 """PostgreSQL portable: the functions that are made for a ledger so that their plans are kept (pg_ext/kept_portable.sql).
 
-Which way a report goes is seen by a trap: the owner puts an error in place of the function's body. Whoever is to call it meets
+Which way a report goes is seen by a trap: the owner puts an error in place of the function's queries. Whoever is to run them meets
 the error, whoever is not to gets an answer, and that must be the ledger's."""
 import contextlib
 import subprocess
@@ -25,15 +25,18 @@ def pg(portable):
 def kept(session, schema="public"):
     """kind -> function, as the comment of each tells its ledger."""
     return {name.split("_")[4]: name for name, in session(
-        "SELECT p.proname::text FROM pg_proc p WHERE p.pronamespace = 'public'::regnamespace AND p.proname ~ '_kept_[a-z]+_[0-9a-f]{32}$' "
+        "SELECT p.proname::text FROM pg_proc p WHERE p.pronamespace = 'public'::regnamespace AND p.proname ~ '_kept_[a-z]+_([0-9a-f]{32}|home)$' "
         "AND strpos(obj_description(p.oid, 'pg_proc'), %s) > 0", (f", for {schema} ",))}
 
 
-def trap(session, name, schema="public"):
+def trap(session, name, schema="public", at_once=False):
+    """Puts the error behind what the function begins with, which is to see whether it still fits; or before that."""
     (text,), = session("SELECT pg_get_functiondef(p.oid) FROM pg_proc p WHERE p.proname = %s AND p.pronamespace = %s::regnamespace",
                        (name, schema))
-    head = text[:text.index("AS $function$")]
-    session(head + "AS $function$ BEGIN RAISE EXCEPTION 'trapped'; END $function$")
+    here = text.index("BEGIN") + len("BEGIN")
+    if not at_once:
+        here = text.index("END IF;", text.index("IS NOT TRUE THEN")) + len("END IF;")
+    session(f"{text[:here]} RAISE EXCEPTION 'trapped'; {text[here:]}")
 
 
 def called(session, sql):
@@ -137,7 +140,7 @@ def test_another_users_functions_are_never_called(place):
             text = text.replace(kept(place)[kind], name).replace("FUNCTION public.", f"FUNCTION {schema}.")
             foe(text)
             foe(f"DO $$ BEGIN EXECUTE format('COMMENT ON FUNCTION {schema}.{name} IS %L', $c${comment}$c$); END $$")
-            trap(foe, name, schema)
+            trap(foe, name, schema, at_once=True)
     want = foe("SELECT * FROM token_usage_summary(1)")
     for session in (root, foe):
         assert session("SELECT * FROM token_usage_summary(1)") == want
