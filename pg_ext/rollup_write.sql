@@ -1,5 +1,5 @@
 -- The functions that a ledger carries, first part: what writers run. A trigger leaves a delta for a late write, and at commit one write in
--- 256 maintains, of late ones one in 128 (rollup_maintain.sql); nothing is sealed before every open writer has seen the guard, and nobody waits for that.
+-- 128 maintains (rollup_maintain.sql); nothing is sealed before every open writer has seen the guard, and nobody waits for that.
 
 -- As templates for _token_usage_rollup_text(), one row each.
 CREATE OR REPLACE FUNCTION @extschema@._token_usage_rollup_write_functions(OUT signature text, OUT definition text)

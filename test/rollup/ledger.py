@@ -25,9 +25,9 @@ def shrink(query):
                             "WHERE tgrelid IN ('token_usage'::regclass, 'token_usage_delta'::regclass) "
                             "AND tgname LIKE 'token_usage_rollup%'"):
         table = "token_usage_delta" if name.endswith("commit") else "token_usage"
-        if "127" in text or "0.00390625" in text:
+        if "127" in text or "0.0078125" in text:
             query(f"DROP TRIGGER {name} ON {table}")
-            query(text.replace("127", "3").replace("0.00390625", "0.25"))
+            query(text.replace("127", "3").replace("0.0078125", "0.25"))
             query(f"ALTER TABLE {table} ENABLE ALWAYS TRIGGER {name}")
 
 

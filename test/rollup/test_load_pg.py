@@ -51,7 +51,7 @@ def test_load(place):
     assert query("SELECT * FROM token_usage_verify()") == []
     # docs/rollups.md states the bound; three times its mean leaves room for chance.
     assert most < 3 * 128 * load.USERS
-    assert tail < 256 + 3 * 256 * 8 + 5 * rows / told.seconds
+    assert tail < 256 + 3 * 128 * 8 + 5 * rows / told.seconds
     told = load.run(place, "ledger", "app", 4)
     assert told.errors == [], told.output[-3000:]
     assert query("SELECT * FROM token_usage_verify()") == []
