@@ -106,6 +106,10 @@ BEGIN
       steps := steps || jsonb_build_object('step', 'table ' || part.name, 'action', 'created');
       fresh := true;
     END IF;
+    -- To cut off the empty end of a table VACUUM locks out everybody: writers would wait for that, and queries on a standby be cancelled.
+    IF NOT EXISTS (SELECT FROM pg_class c WHERE c.relname = part.name AND c.relnamespace = space_oid AND 'vacuum_truncate=false' = ANY (c.reloptions)) THEN
+      EXECUTE format('ALTER TABLE %s.%I SET (vacuum_truncate = false)', space, part.name);
+    END IF;
   END LOOP;
   IF fresh THEN
     EXECUTE format('CREATE INDEX IF NOT EXISTS idx_token_usage_delta ON %s.token_usage_delta (user_id, created_at)', space);

@@ -249,6 +249,20 @@ def test_nobody_waits_at_commit(place):
     settle(watcher)
 
 
+def test_vacuum_shuts_nobody_out(place):
+    """To cut off the empty end of a table VACUUM takes a lock that every writer would wait for: not of ours, new or from before."""
+    session = place()
+    session("ALTER TABLE token_usage_delta RESET (vacuum_truncate)")
+    session("SELECT token_usage_migrate()")
+    assert session("SELECT relname FROM pg_class WHERE relname ~ '^token_usage_(rollup|delta)' AND relkind = 'r'"
+                   " AND NOT coalesce(reloptions @> '{vacuum_truncate=false}', false)") == []
+    insert(session, 2000, "now() - i * interval '1 minute'")
+    settle(session)
+    pages = session("SELECT pg_relation_size('token_usage_delta') / 8192")[0][0]
+    session("VACUUM token_usage_delta")
+    assert pages > 5 and session("SELECT pg_relation_size('token_usage_delta') / 8192") == [(pages,)]
+
+
 def test_a_row_that_goes_before_it_is_sealed(place):
     """A row left no delta when it came, the guard passed it, and its deletion left one. Sealing that stretch of time, which has no
     other row of the month, must not keep the delta: nothing that is rolled holds the row."""
