@@ -19,6 +19,11 @@ OBJS = \
 	core/usage.o \
 	core/usage_rules.o \
 	pg_ext/decimal_sum.o \
+	pg_ext/few_call.o \
+	pg_ext/few_layout.o \
+	pg_ext/few_page.o \
+	pg_ext/few_reports.o \
+	pg_ext/few_rows.o \
 	pg_ext/from_response.o \
 	pg_ext/kept_query.o \
 	pg_ext/ledger.o \

@@ -2,7 +2,7 @@
 # portable edition, which is committed, since those who use it have no make.
 token_usage_parts = ledger settings calendar sums rollup rollup_migrate rollup_write rollup_maintain rollup_rebuild rollup_verify page
 token_usage_recording_parts = from_response exchange_rate prices import_prices record reprice
-token_usage_native_parts = arguments money native rollup_bulk $(token_usage_parts) rollup_fold reports detailed json migrate recording_native \
+token_usage_native_parts = arguments money native rollup_bulk $(token_usage_parts) rollup_fold reports detailed few json migrate recording_native \
 	$(token_usage_recording_parts)
 token_usage_portable_parts = arguments money money_portable ledger_portable $(token_usage_parts) page_portable version_portable zone_portable rollup_pieces_portable sums_portable kept_portable \
 	decimal_sum_portable stats_portable reports detailed json migrate from_response_portable event_portable prices_portable \

@@ -3,6 +3,7 @@
 // the contract.
 #include <cstring>
 
+#include "find_ledger.h"
 #include "guard.h"
 #include "kept_query.h"
 #include "plain_table.h"
@@ -32,29 +33,34 @@ bool is_ledger(Oid relation) {
 
 }  // namespace
 
-extern "C" {
-
-// _token_usage_ledger(path name[])
-PG_FUNCTION_INFO_V1(token_usage_ledger);
-PGDLLEXPORT Datum token_usage_ledger(PG_FUNCTION_ARGS) {
+Oid find_ledger(ArrayType *path) {
   Datum *names = nullptr;
   bool *nulls = nullptr;
   int count = 0;
-  if (!PG_ARGISNULL(0)) {
-    deconstruct_array(PG_GETARG_ARRAYTYPE_P(0), NAMEOID, NAMEDATALEN, false, 'c', &names, &nulls,
-                      &count);
-  }
+  deconstruct_array(path, NAMEOID, NAMEDATALEN, false, 'c', &names, &nulls, &count);
   for (int i = 0; i < count; ++i) {
     Oid const schema =
         nulls[i] ? InvalidOid : get_namespace_oid(NameStr(*DatumGetName(names[i])), true);
     Oid const relation = OidIsValid(schema) ? get_relname_relid(kLedger, schema) : InvalidOid;
     if (OidIsValid(relation) && is_ledger(relation)) {
-      PG_RETURN_OID(relation);
+      return relation;
     }
   }
-  ereport(ERROR, (errcode(ERRCODE_UNDEFINED_TABLE),
-                  errmsg("token_usage: no token_usage table; run SELECT token_usage_migrate()"),
-                  errhint("The table is looked for in the schemas of search_path.")));
+  return InvalidOid;
+}
+
+extern "C" {
+
+// _token_usage_ledger(path name[])
+PG_FUNCTION_INFO_V1(token_usage_ledger);
+PGDLLEXPORT Datum token_usage_ledger(PG_FUNCTION_ARGS) {
+  Oid const ledger = PG_ARGISNULL(0) ? InvalidOid : find_ledger(PG_GETARG_ARRAYTYPE_P(0));
+  if (!OidIsValid(ledger)) {
+    ereport(ERROR, (errcode(ERRCODE_UNDEFINED_TABLE),
+                    errmsg("token_usage: no token_usage table; run SELECT token_usage_migrate()"),
+                    errhint("The table is looked for in the schemas of search_path.")));
+  }
+  PG_RETURN_OID(ledger);
 }
 
 // _token_usage_read_setting(ledger oid, name text)

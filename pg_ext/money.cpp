@@ -142,17 +142,39 @@ Parsed parse_float4(float value) {
 
 }  // namespace
 
+namespace {
+
+Parsed parse_numeric(Datum value) {
+  struct varlena *const number = PG_DETOAST_DATUM_PACKED(value);
+  const Parsed out = parse_numeric({VARDATA_ANY(number), VARSIZE_ANY_EXHDR(number)});
+  if (reinterpret_cast<Pointer>(number) != DatumGetPointer(value)) {
+    pfree(number);
+  }
+  return out;
+}
+
+}  // namespace
+
+bool small_decimal(Datum value, Oid type, std::optional<Decimal> *out) {
+  if (type != NUMERICOID) {
+    *out = decimal_from_datum(value, type, "");
+    return true;
+  }
+  const Parsed parsed = parse_numeric(value);
+  if (parsed.kind == Kind::number) {
+    *out = Decimal::from_units(parsed.units);
+  } else {
+    *out = std::nullopt;
+  }
+  return parsed.kind != Kind::too_large;
+}
+
 std::optional<Decimal> decimal_from_datum(Datum value, Oid type, const char *column) {
   Parsed out = kNone;
   switch (type) {
-    case NUMERICOID: {
-      struct varlena *const number = PG_DETOAST_DATUM_PACKED(value);
-      out = parse_numeric({VARDATA_ANY(number), VARSIZE_ANY_EXHDR(number)});
-      if (reinterpret_cast<Pointer>(number) != DatumGetPointer(value)) {
-        pfree(number);
-      }
+    case NUMERICOID:
+      out = parse_numeric(value);
       break;
-    }
     case FLOAT8OID: {
       const double number = DatumGetFloat8(value);
       out = guarded([=] { return parse_float8(number); });

@@ -18,6 +18,9 @@ namespace token_usage {
 // Raises PostgreSQL errors, so no C++ object may be alive around it.
 std::optional<Decimal> decimal_from_datum(Datum value, Oid type, const char *column);
 
+// The same of numeric and of whole numbers; false where it is too large, and then it says nothing.
+bool small_decimal(Datum value, Oid type, std::optional<Decimal> *out);
+
 // numeric without trailing zeros, or with as many as `scale` decimal places (at most 12) take.
 Datum decimal_to_numeric(Decimal value, unsigned scale = 0);
 

@@ -6,10 +6,13 @@
 
 #include "guard.h"
 #include "kept_query.h"
+#include "page.h"
 
 namespace token_usage {
 
 namespace {
+
+constexpr std::size_t kMostDigits = 20;  // of a whole number of 64 bits, and its sign
 
 // From 1970 to 2000, where PostgreSQL's times start.
 constexpr std::int64_t kEpoch =
@@ -41,6 +44,27 @@ SPIPlanPtr prepare_page(const KeptKey &key) {
 }
 
 }  // namespace
+
+text *cursor_text(TimestampTz created_at, const char *id) {
+  const std::size_t id_size = std::strlen(id);
+  auto *const plain = static_cast<char *>(palloc(2 + kMostDigits + 1 + id_size + 1));
+  std::memcpy(plain, "1|", 2);
+  pg_lltoa(created_at + kEpoch, plain + 2);
+  char *const behind = plain + std::strlen(plain);
+  *behind = '|';
+  std::memcpy(behind + 1, id, id_size + 1);
+  const char *const utf8 = pg_server_to_any(plain, static_cast<int>(std::strlen(plain)), PG_UTF8);
+  const std::size_t size = std::strlen(utf8);
+  auto *const result = static_cast<text *>(palloc(VARHDRSZ + 2 * size));
+  SET_VARSIZE(result, VARHDRSZ + 2 * size);
+  char *at = VARDATA(result);
+  for (std::size_t i = 0; i < size; ++i) {
+    const auto byte = static_cast<unsigned char>(utf8[i]);
+    *at++ = "0123456789abcdef"[byte >> 4U];
+    *at++ = "0123456789abcdef"[byte & 0xFU];
+  }
+  return result;
+}
 
 extern "C" {
 
@@ -75,20 +99,7 @@ PGDLLEXPORT Datum token_usage_page_rows(PG_FUNCTION_ARGS) {
 // _token_usage_cursor(created_at timestamptz, id text): strict, and created_at is finite
 PG_FUNCTION_INFO_V1(token_usage_cursor);
 PGDLLEXPORT Datum token_usage_cursor(PG_FUNCTION_ARGS) {
-  char *const id = text_to_cstring(PG_GETARG_TEXT_PP(1));
-  char *const plain =
-      psprintf("1|%lld|%s", static_cast<long long>(PG_GETARG_TIMESTAMPTZ(0) + kEpoch), id);
-  const char *const utf8 = pg_server_to_any(plain, static_cast<int>(std::strlen(plain)), PG_UTF8);
-  const std::size_t size = std::strlen(utf8);
-  auto *const result = static_cast<text *>(palloc(VARHDRSZ + 2 * size));
-  SET_VARSIZE(result, VARHDRSZ + 2 * size);
-  char *at = VARDATA(result);
-  for (std::size_t i = 0; i < size; ++i) {
-    const auto byte = static_cast<unsigned char>(utf8[i]);
-    *at++ = "0123456789abcdef"[byte >> 4U];
-    *at++ = "0123456789abcdef"[byte & 0xFU];
-  }
-  PG_RETURN_TEXT_P(result);
+  PG_RETURN_TEXT_P(cursor_text(PG_GETARG_TIMESTAMPTZ(0), text_to_cstring(PG_GETARG_TEXT_PP(1))));
 }
 
 // _token_usage_time_text(value timestamptz): strict; as the contract writes a time, the fraction
