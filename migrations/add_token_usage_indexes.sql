@@ -418,6 +418,24 @@ BEGIN
 END
 $function$;
 
+-- Whether the columns of a relation have now the types that this snapshot tells. The catalog is read by the snapshot of the transaction, which
+-- may be older than the last ALTER TABLE, and queries are made for what is there now: a column of a name that was there, and of a type
+-- with casts of its own, could have come in between. No query runs here that could call one. Immutable as the next one is.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_as_now(relation regclass)
+RETURNS boolean LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+  same text;
+  holds boolean;
+BEGIN
+  SELECT string_agg(format('pg_typeof(x.%I)::oid = %s', a.attname, a.atttypid), ' AND ') INTO same
+    FROM pg_attribute AS a WHERE a.attrelid = relation AND a.attnum > 0 AND NOT a.attisdropped;
+  EXECUTE format('SELECT %s FROM (SELECT (NULL::%s).*) AS x', same, relation) INTO holds;
+  RETURN holds;
+EXCEPTION WHEN undefined_column OR undefined_table OR undefined_object THEN
+  RETURN false;  -- one of them is gone
+END
+$function$;
+
 -- Whether these are plain tables, with columns of the server's own types only. A view in the place of one, or a type with casts of its own,
 -- would run code of the ledger's owner with the rights of whoever asks for a report.
 --
@@ -429,7 +447,9 @@ CREATE OR REPLACE FUNCTION @extschema@._token_usage_plain_tables(tables regclass
 RETURNS boolean LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan AS $function$
 BEGIN
   RETURN cardinality(tables) = (SELECT count(*) FROM pg_class AS c WHERE c.oid = ANY (tables) AND c.relkind = 'r' AND NOT EXISTS (
-    SELECT FROM pg_attribute AS a WHERE a.attrelid = c.oid AND a.attnum > 0 AND a.atttypid >= 16384));
+    SELECT FROM pg_attribute AS a WHERE a.attrelid = c.oid AND a.attnum > 0 AND a.atttypid >= 16384)
+    -- And is none that a rule has turned into a view since.
+    AND pg_relation_filenode(c.oid) IS NOT NULL AND @extschema@._token_usage_as_now(c.oid::regclass));
 END
 $function$;
 
@@ -540,6 +560,10 @@ BEGIN
   IF missing <> '{}' THEN
     RAISE EXCEPTION USING ERRCODE = '42703',
       MESSAGE = format('token_usage: table token_usage has no column %s; run SELECT token_usage_migrate()', missing[1]);
+  END IF;
+  IF NOT @extschema@._token_usage_as_now(ledger::regclass) THEN
+    RAISE EXCEPTION USING ERRCODE = '40001',
+      MESSAGE = 'token_usage: table token_usage was changed after this transaction began';
   END IF;
   -- A total that is not there is the sum of its parts.
   IF NOT has_total THEN
@@ -1119,7 +1143,8 @@ BEGIN
      -- A crash empties an unlogged table, and nothing else.
      AND (SELECT c.relpersistence = 'p' FROM pg_class c WHERE c.oid = ledger)
      AND (SELECT count(*) = 2 FROM pg_attribute a
-           WHERE a.attrelid = ledger AND a.attname IN ('user_id', 'created_at') AND NOT a.attisdropped);
+           WHERE a.attrelid = ledger AND a.attname IN ('user_id', 'created_at') AND NOT a.attisdropped)
+     AND @extschema@._token_usage_as_now(ledger::regclass);
 END
 $rollup$;
 $token_usage$, '@extschema@', home);
@@ -2510,7 +2535,8 @@ CREATE OR REPLACE FUNCTION @extschema@._token_usage_kept_fits(ledger regclass, c
 RETURNS boolean LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $function$
 BEGIN
   RETURN comment = (SELECT @extschema@._token_usage_kept_comment(c.oid, n.nspname, c.relpersistence)
-                      FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = ledger);
+                      FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = ledger)
+     AND @extschema@._token_usage_as_now(ledger);
 END
 $function$;
 

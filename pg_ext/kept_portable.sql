@@ -39,7 +39,8 @@ CREATE OR REPLACE FUNCTION @extschema@._token_usage_kept_fits(ledger regclass, c
 RETURNS boolean LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $function$
 BEGIN
   RETURN comment = (SELECT @extschema@._token_usage_kept_comment(c.oid, n.nspname, c.relpersistence)
-                      FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = ledger);
+                      FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = ledger)
+     AND @extschema@._token_usage_as_now(ledger);
 END
 $function$;
 

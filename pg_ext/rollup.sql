@@ -298,6 +298,7 @@ BEGIN
      -- A crash empties an unlogged table, and nothing else.
      AND (SELECT c.relpersistence = 'p' FROM pg_class c WHERE c.oid = ledger)
      AND (SELECT count(*) = 2 FROM pg_attribute a
-           WHERE a.attrelid = ledger AND a.attname IN ('user_id', 'created_at') AND NOT a.attisdropped);
+           WHERE a.attrelid = ledger AND a.attname IN ('user_id', 'created_at') AND NOT a.attisdropped)
+     AND @extschema@._token_usage_as_now(ledger::regclass);
 END
 $rollup$;
