@@ -171,9 +171,9 @@ std::string Decimal::to_string() const {
 
 double Decimal::to_double() const {
   // Both operands are exact doubles, so the quotient is rounded once.
-  constexpr int128 exact = static_cast<int128>(1) << std::numeric_limits<double>::digits;
+  constexpr std::int64_t exact = std::int64_t{1} << std::numeric_limits<double>::digits;
   if (units_ <= exact && units_ >= -exact) {
-    return static_cast<double>(units_) / 1e12;
+    return static_cast<double>(static_cast<std::int64_t>(units_)) / 1e12;
   }
   // 10^12 is 5^12 * 2^12. The quotient by 5^12 has at least 56 bits here, more than the 53 that are
   // kept, so whether it left a remainder only matters as a last bit, and the conversion rounds

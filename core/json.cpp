@@ -158,8 +158,8 @@ JsonWriter &JsonWriter::decimal(std::optional<Decimal> value) {
   return value ? decimal(*value) : null();
 }
 
-JsonWriter &JsonWriter::text(const std::optional<std::string> &value) {
-  return value ? text(std::string_view(*value)) : null();
+JsonWriter &JsonWriter::text(std::optional<std::string_view> value) {
+  return value ? text(*value) : null();
 }
 
 JsonWriter &JsonWriter::measures(const Measures &value) {

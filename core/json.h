@@ -38,7 +38,7 @@ class JsonWriter {
   // The same, with null for nothing.
   JsonWriter &integer(std::optional<std::int64_t> value);
   JsonWriter &decimal(std::optional<Decimal> value);
-  JsonWriter &text(const std::optional<std::string> &value);
+  JsonWriter &text(std::optional<std::string_view> value);
 
   // The keys that section 3 of the contract calls `m`, into the open object.
   JsonWriter &measures(const Measures &value);

@@ -8,12 +8,6 @@ namespace token_usage {
 
 namespace {
 
-void add_cost(Decimal &sum, const std::optional<Decimal> &value, const char *column) {
-  if (value && !sum.add(*value)) {
-    sum_overflow(column);
-  }
-}
-
 void subtract_cost(Decimal &sum, const std::optional<Decimal> &value, const char *column) {
   if (value && !sum.subtract(*value)) {
     sum_overflow(column);
@@ -28,18 +22,6 @@ void add_wide(Integer &sum, Integer value, const char *column) {
 }
 
 }  // namespace
-
-void Measures::add(const Request &request) {
-  prompt_tokens += request.prompt_tokens;
-  completion_tokens += request.completion_tokens;
-  total_tokens += request.total_tokens;
-  add_cost(cost_usd, request.cost_usd, "cost_usd");
-  add_cost(cost_rub, request.cost_rub, "cost_rub");
-  add_cost(execution_ms_sum, request.execution_time_ms, "execution_time_ms");
-  requests_count += 1;
-  unpriced_count += request.cost_usd ? 0 : 1;
-  execution_ms_count += request.execution_time_ms ? 1 : 0;
-}
 
 void Measures::subtract(const Request &request) {
   prompt_tokens -= request.prompt_tokens;

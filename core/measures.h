@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <optional>
 
+#include "arguments.h"
 #include "decimal.h"
 
 namespace token_usage {
@@ -37,7 +38,17 @@ struct Measures {
   std::int64_t padding = 0;
 
   // Adds one request. Throws an overflow error past what the contract promises.
-  void add(const Request &request);
+  void add(const Request &request) {
+    prompt_tokens += request.prompt_tokens;
+    completion_tokens += request.completion_tokens;
+    total_tokens += request.total_tokens;
+    add_cost(cost_usd, request.cost_usd, "cost_usd");
+    add_cost(cost_rub, request.cost_rub, "cost_rub");
+    add_cost(execution_ms_sum, request.execution_time_ms, "execution_time_ms");
+    requests_count += 1;
+    unpriced_count += request.cost_usd ? 0 : 1;
+    execution_ms_count += request.execution_time_ms ? 1 : 0;
+  }
   // Takes one request away that was added before.
   void subtract(const Request &request);
   // Adds what another set of requests holds.
@@ -45,6 +56,13 @@ struct Measures {
 
   // The mean over the requests that have a time, half away from zero; nothing where none has one.
   [[nodiscard]] std::optional<std::int64_t> avg_execution_time_ms() const;
+
+ private:
+  static void add_cost(Decimal &sum, const std::optional<Decimal> &value, const char *column) {
+    if (value && !sum.add(*value)) {
+      sum_overflow(column);
+    }
+  }
 };
 
 // The sum as 64 bits, or the overflow error that names the column.

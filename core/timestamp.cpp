@@ -28,19 +28,13 @@ class Scanner {
     return true;
   }
 
-  // Exactly `count` digits.
-  bool number(std::size_t count, unsigned &value) {
-    if (text_.size() < count) {
+  // Two digits.
+  bool pair(unsigned &value) {
+    if (text_.size() < 2 || !digit(text_[0]) || !digit(text_[1])) {
       return false;
     }
-    value = 0;
-    for (std::size_t i = 0; i < count; ++i) {
-      if (!digit(text_[i])) {
-        return false;
-      }
-      value = value * 10 + static_cast<unsigned>(text_[i] - '0');
-    }
-    text_.remove_prefix(count);
+    value = static_cast<unsigned>(text_[0] - '0') * 10 + static_cast<unsigned>(text_[1] - '0');
+    text_.remove_prefix(2);
     return true;
   }
 
@@ -148,7 +142,7 @@ std::optional<Micros> parse(std::string_view text, bool date_alone) {
   unsigned second = 0;
   unsigned micros = 0;
   if (in.take(':')) {
-    if (!in.number(2, second) || second > 59 || (in.take('.') && !in.fraction(micros))) {
+    if (!in.pair(second) || second > 59 || (in.take('.') && !in.fraction(micros))) {
       return std::nullopt;
     }
   }
@@ -159,8 +153,8 @@ std::optional<Micros> parse(std::string_view text, bool date_alone) {
       const bool west = in.take('-');
       unsigned offset_hour = 0;
       unsigned offset_minute = 0;
-      if ((!west && !in.take('+')) || !in.number(2, offset_hour) || !in.take(':') ||
-          !in.number(2, offset_minute) || offset_hour > 23 || offset_minute > 59) {
+      if ((!west && !in.take('+')) || !in.pair(offset_hour) || !in.take(':') ||
+          !in.pair(offset_minute) || offset_hour > 23 || offset_minute > 59) {
         return std::nullopt;
       }
       offset = (offset_hour * 3600 + offset_minute * 60) * kMicrosPerSecond;
@@ -189,13 +183,10 @@ char *put_mark(char *out, char mark) {
   return out + 1;
 }
 
-// Room for any date and time.
-constexpr std::size_t kTimeSize = 64;
-
 char *put_date(char *out, std::int64_t days) {
   const CivilDate date = civil_from_days(days);
   if (date.year < 0 || date.year > 9999) {
-    return out + std::snprintf(out, kTimeSize / 2, "%04lld-%02u-%02u",
+    return out + std::snprintf(out, sizeof(TimeText) / 2, "%04lld-%02u-%02u",
                                static_cast<long long>(date.year), date.month, date.day);
   }
   out = put_digits(out, static_cast<unsigned>(date.year), 4);
@@ -289,11 +280,16 @@ std::optional<Micros> timestamp_from_real(double value) {
 }
 
 std::string format_date(std::int64_t days) {
-  char text[kTimeSize];
+  TimeText text;
   return {text, put_date(text, days)};
 }
 
 std::string format_timestamp(Micros time) {
+  TimeText buffer;
+  return std::string(format_timestamp(time, buffer));
+}
+
+std::string_view format_timestamp(Micros time, TimeText &buffer) {
   std::int64_t days = time / kMicrosPerDay;
   Micros rest = time % kMicrosPerDay;
   if (rest < 0) {
@@ -302,8 +298,7 @@ std::string format_timestamp(Micros time) {
   }
   const auto seconds = static_cast<unsigned>(rest / kMicrosPerSecond);
   const auto micros = static_cast<unsigned>(rest % kMicrosPerSecond);
-  char text[kTimeSize];
-  char *end = put_date(text, days);
+  char *end = put_date(buffer, days);
   end = put_digits(put_mark(end, 'T'), seconds / 3600, 2);
   end = put_digits(put_mark(end, ':'), seconds / 60 % 60, 2);
   end = put_digits(put_mark(end, ':'), seconds % 60, 2);
@@ -311,7 +306,8 @@ std::string format_timestamp(Micros time) {
     end = put_digits(put_mark(end, '.'), micros, 6);
   }
   end = put_mark(end, 'Z');
-  return {text, end};
+  *end = '\0';
+  return {buffer, static_cast<std::size_t>(end - buffer)};
 }
 
 }  // namespace token_usage

@@ -51,6 +51,10 @@ std::optional<Micros> timestamp_from_real(double value);
 // `YYYY-MM-DDTHH:MM:SS[.ffffff]Z`, the fraction only where there is one.
 std::string format_timestamp(Micros time);
 
+// The same in a buffer, where many are formatted; a zero byte follows the text.
+using TimeText = char[64];
+std::string_view format_timestamp(Micros time, TimeText &buffer);
+
 // `YYYY-MM-DD` of a day count since 1970-01-01.
 std::string format_date(std::int64_t days);
 

@@ -123,13 +123,13 @@ void check_user(sqlite3_value *value) {
   }
 }
 
-void result_text(sqlite3_context *context, const std::string &text) {
-  if (std::strlen(text.c_str()) == text.size()) {
+void result_text(sqlite3_context *context, const char *text, std::size_t size) {
+  if (std::strlen(text) == size) {
     // So SQLite knows that the text ends in a zero byte, and need not copy it once more when the
     // application asks for it.
-    sqlite3_result_text(context, text.c_str(), -1, SQLITE_TRANSIENT);
+    sqlite3_result_text(context, text, -1, SQLITE_TRANSIENT);
   } else {
-    sqlite3_result_text64(context, text.data(), text.size(), SQLITE_TRANSIENT, SQLITE_UTF8);
+    sqlite3_result_text64(context, text, size, SQLITE_TRANSIENT, SQLITE_UTF8);
   }
 }
 

@@ -37,7 +37,11 @@ std::string schema_argument(sqlite3_value *value);
 // Throws where the user is NULL or not given.
 void check_user(sqlite3_value *value);
 
-void result_text(sqlite3_context *context, const std::string &text);
+// Text that a zero byte follows.
+void result_text(sqlite3_context *context, const char *text, std::size_t size);
+inline void result_text(sqlite3_context *context, const std::string &text) {
+  result_text(context, text.c_str(), text.size());
+}
 
 // Text that SQLite's JSON functions take as JSON.
 void result_json(sqlite3_context *context, const std::string &json);

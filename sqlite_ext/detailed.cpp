@@ -45,7 +45,7 @@ class RowReader {
   RowReader(const Ledger &ledger, const DetailedFilter &filter)
       : ledger_(ledger), filter_(filter) {}
 
-  DetailedRow read(const Place &place) {
+  DetailedRow read(const Place &place, std::string &texts) {
     if (row_) {
       row_->reset();
     } else {
@@ -63,7 +63,7 @@ class RowReader {
     DetailedRow out;
     bool found = false;
     RowVisitor([&](RowValues values) {
-      read_page_row(values, out);
+      read_page_row(values, out, texts);
       found = true;
     }).run(*row_);
     if (!found) {
@@ -103,17 +103,20 @@ std::string RowId::cursor_text() const {
   }
 }
 
-void read_page_row(RowValues values, DetailedRow &row) {
+void read_page_row(RowValues values, DetailedRow &row, std::string &texts) {
   row.request = read_request([values](int at) { return ValueSource(values[at]); });
   constexpr int first_text = 6;
   RowValues value = values + first_text;
-  for (std::optional<std::string> *const text :
-       {&row.agent_id, &row.ai_provider, &row.ai_model, &row.platform, &row.content_type,
-        &row.task_type, &row.content_id, &row.workflow_id, &row.request_id, &row.endpoint}) {
-    if (sqlite3_value_type(*value) == SQLITE_NULL) {
-      text->reset();
+  for (DetailedRow::Span &span : row.spans) {
+    if (const std::optional<std::string_view> text = optional_text(*value)) {
+      span = {texts.size(), text->size()};
+      if (text->empty()) {
+        texts.push_back('\0');
+      } else {
+        texts.append(text->data(), text->size() + 1);
+      }
     } else {
-      *text = value_text(*value);
+      span = {};
     }
     ++value;
   }
@@ -133,7 +136,7 @@ Page detailed_page(const Ledger &ledger, const DetailedFilter &filter, std::int6
   constexpr std::int64_t most = std::numeric_limits<std::int64_t>::max() / 256;
   const auto wanted = static_cast<std::size_t>(std::min(offset, most) + limit + 1);
   // Of a page that lies deep in the list, most places that are met belong to no row of it.
-  auto [places, rows] = find_places(ledger, filter, wanted, from, offset <= limit);
+  auto [places, found] = find_places(ledger, filter, wanted, from, offset <= limit);
 
   Page page;
   const auto skipped = static_cast<std::size_t>(
@@ -149,13 +152,15 @@ Page detailed_page(const Ledger &ledger, const DetailedFilter &filter, std::int6
   while (skipped == 0 && same < end && places[same].row == same) {
     ++same;
   }
+  page.texts = std::move(found.texts);
   if (same == end) {
-    page.rows = std::move(rows);
+    page.rows = std::move(found.rows);
     page.rows.resize(end);
   } else {
     page.rows.reserve(end - skipped);
     for (std::size_t i = skipped; i < end; ++i) {
-      page.rows.push_back(places[i].row ? std::move(rows[*places[i].row]) : reader.read(places[i]));
+      page.rows.push_back(places[i].row ? std::move(found.rows[*places[i].row])
+                                        : reader.read(places[i], page.texts));
     }
   }
   for (std::size_t i = skipped; i < end; ++i) {

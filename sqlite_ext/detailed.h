@@ -3,6 +3,7 @@
 // downward, as far as a row of the page may lie, and keeping the newest rows.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -25,22 +26,49 @@ struct RowId {
   [[nodiscard]] std::string cursor_text() const;
 };
 
+// The texts of a row, in the order of kPageColumns.
+enum class PageText : std::size_t {
+  agent_id,
+  ai_provider,
+  ai_model,
+  platform,
+  content_type,
+  task_type,
+  content_id,
+  workflow_id,
+  request_id,
+  endpoint,
+  count,
+};
+
 struct DetailedRow {
+  // Where a text stands in PageRows::texts; NULL is one without a place.
+  struct Span {
+    static constexpr std::size_t nowhere = std::string::npos;
+    std::size_t at = nowhere;
+    std::size_t size = 0;
+  };
+
   RowId id;
   Micros created_at = 0;
-  std::optional<std::string> agent_id;
-  std::optional<std::string> ai_provider;
-  std::optional<std::string> ai_model;
   Request request;
-  std::optional<std::string> platform;
-  std::optional<std::string> content_type;
-  std::optional<std::string> task_type;
-  std::optional<std::string> content_id;
-  std::optional<std::string> workflow_id;
-  std::optional<std::string> request_id;
-  std::optional<std::string> endpoint;
+  std::array<Span, static_cast<std::size_t>(PageText::count)> spans;
 
   [[nodiscard]] std::string cursor() const { return encode_cursor(created_at, id.cursor_text()); }
+};
+
+// Rows whose texts stand one behind the other in one piece of memory, a zero byte after each: a
+// page has a thousand of them, mostly short or NULL.
+struct PageRows {
+  std::vector<DetailedRow> rows;
+  std::string texts;
+
+  [[nodiscard]] std::optional<std::string_view> text(const DetailedRow &row, PageText which) const {
+    const DetailedRow::Span &span = row.spans[static_cast<std::size_t>(which)];
+    return span.at == DetailedRow::Span::nowhere
+               ? std::nullopt
+               : std::optional(std::string_view(texts.data() + span.at, span.size));
+  }
 };
 
 // The columns of a row but id and created_at, and how they are read.
@@ -48,7 +76,7 @@ inline constexpr const char *kPageColumns =
     "prompt_tokens, completion_tokens, total_tokens, cost_usd, cost_rub, execution_time_ms,"
     " agent_id, ai_provider, ai_model, platform, content_type, task_type, content_id, workflow_id,"
     " request_id, endpoint";
-void read_page_row(RowValues values, DetailedRow &row);
+void read_page_row(RowValues values, DetailedRow &row, std::string &texts);
 
 // Which rows a page is taken from.
 struct DetailedFilter {
@@ -58,8 +86,7 @@ struct DetailedFilter {
   std::optional<Micros> end;    // inclusive
 };
 
-struct Page {
-  std::vector<DetailedRow> rows;
+struct Page : PageRows {
   bool has_more = false;
 };
 

@@ -74,7 +74,9 @@ class PlaceFinder {
       high_ = after->created_at + 1;
     }
     if (with_rows_) {
-      rows_.reserve(wanted + 1);
+      rows_.rows.reserve(wanted + 1);
+      constexpr std::size_t usual_texts = 80;
+      rows_.texts.reserve(usual_texts * (wanted + 1));
     }
   }
 
@@ -215,11 +217,12 @@ class PlaceFinder {
              " AND created_at < ?3 AND created_at >= ?4" + condition + " ORDER BY created_at DESC";
     });
     RowVisitor visitor([this](RowValues values) {
-      if (rows_.size() == kept_rows_) {
-        rows_.emplace_back();
+      if (rows_.rows.size() == kept_rows_) {
+        rows_.rows.emplace_back();
       }
+      rows_.texts.resize(kept_texts_);
       seen_id_ = sqlite3_value_int64(values[0]);
-      read_page_row(values + 1, rows_.back());
+      read_page_row(values + 1, rows_.rows.back(), rows_.texts);
     });
     if (with_rows_) {
       visitor.attach(row);
@@ -242,7 +245,8 @@ class PlaceFinder {
         if (form == Form::plain_text && has_offsets_ && has_offset(run.text)) {
           run.time.reset();
         }
-        if (too_old(ceiling_of(form, run))) {
+        // No row is later than what its ceiling says.
+        if ((!run.time || too_old(*run.time)) && too_old(ceiling_of(form, run))) {
           return;
         }
         if (form == Form::plain_text && run.time) {
@@ -261,8 +265,10 @@ class PlaceFinder {
           }
           // Within a minute text does not stand in the order of time: `:25Z` stands above `:25.5Z`.
           constexpr Micros minute = 60 * kMicrosPerSecond;
-          const Micros into_minute = (*run.time % minute + minute) % minute;
-          if (!spaced && too_old(*run.time - into_minute + minute - 1)) {
+          const auto end_of_minute = [&run] {
+            return *run.time - (*run.time % minute + minute) % minute + minute - 1;
+          };
+          if (!spaced && too_old(end_of_minute())) {
             restart(row, run.text.substr(0, 11));
             run.open = false;
             continue;
@@ -338,9 +344,10 @@ class PlaceFinder {
   // as in a query that sorts, nor from more rows than a page may have use for.
   std::optional<std::size_t> keep_seen(std::int64_t rowid) {
     constexpr std::size_t spare = 64;
-    if (rows_.size() == kept_rows_ || seen_id_ != rowid || kept_rows_ >= 2 * wanted_ + spare) {
+    if (rows_.rows.size() == kept_rows_ || seen_id_ != rowid || kept_rows_ >= 2 * wanted_ + spare) {
       return std::nullopt;
     }
+    kept_texts_ = rows_.texts.size();
     return kept_rows_++;
   }
 
@@ -426,8 +433,9 @@ class PlaceFinder {
   std::vector<Place> places_;
   bool in_order_ = true;
   // Rows that are kept, and behind them the one that was read last, with its id.
-  std::vector<DetailedRow> rows_;
+  PageRows rows_;
   std::size_t kept_rows_ = 0;
+  std::size_t kept_texts_ = 0;
   std::int64_t seen_id_ = 0;
   std::optional<Statement> id_row_;
 };

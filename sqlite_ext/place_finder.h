@@ -14,12 +14,12 @@ struct Place {
   Micros created_at = 0;
   RowId id;
   std::int64_t rowid = 0;
-  std::optional<std::size_t> row;  // where the whole row stands in Places::rows, if it does
+  std::optional<std::size_t> row;  // where the whole row stands among Places::rows, if it does
 };
 
 struct Places {
   std::vector<Place> list;
-  std::vector<DetailedRow> rows;
+  PageRows rows;
 };
 
 // What the filter asks for, as [low, past high).

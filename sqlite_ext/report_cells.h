@@ -41,6 +41,7 @@ Line line_of(std::optional<std::string> key, const Measures &measures);
 void result_line(sqlite3_context *context, const Line &line, int keys, int index);
 
 // The column of token_usage_detailed of that index.
-void result_detailed(sqlite3_context *context, const DetailedRow &row, int index);
+void result_detailed(sqlite3_context *context, const PageRows &page, const DetailedRow &row,
+                     int index);
 
 }  // namespace token_usage

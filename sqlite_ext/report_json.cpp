@@ -155,8 +155,12 @@ std::string detailed_body(const Arguments &in) {
   for (const DetailedRow &line : page.rows) {
     out.begin_object().key("id");
     write_id(out, line.id);
-    out.key("agent_id").text(line.agent_id);
-    out.key("ai_provider").text(line.ai_provider).key("ai_model").text(line.ai_model);
+    const auto write_text = [&](const char *name, PageText which) {
+      out.key(name).text(page.text(line, which));
+    };
+    write_text("agent_id", PageText::agent_id);
+    write_text("ai_provider", PageText::ai_provider);
+    write_text("ai_model", PageText::ai_model);
     out.key("total_tokens").integer(line.request.total_tokens);
     out.key("prompt_tokens").integer(line.request.prompt_tokens);
     out.key("completion_tokens").integer(line.request.completion_tokens);
@@ -164,7 +168,8 @@ std::string detailed_body(const Arguments &in) {
     out.key("cost_rub").decimal(line.request.cost_rub);
     out.key("execution_time_ms").decimal(line.request.execution_time_ms);
     out.key("created_at").text(format_timestamp(line.created_at));
-    out.key("content_type").text(line.content_type).key("platform").text(line.platform);
+    write_text("content_type", PageText::content_type);
+    write_text("platform", PageText::platform);
     out.end_object();
   }
   out.end_array();

@@ -42,7 +42,7 @@ struct Report {
   double estimated_rows;
   int keys = 1;
   // In place of `lines`: a page, or rows of cells.
-  std::vector<DetailedRow> (*page)(const Arguments &) = nullptr;
+  PageRows (*page)(const Arguments &) = nullptr;
   std::vector<Row> (*rows)(const Arguments &) = nullptr;
 };
 
@@ -118,7 +118,7 @@ std::vector<Line> totals_lines(const Arguments &in) {
   return {line_of(period, sum)};
 }
 
-std::vector<DetailedRow> detailed_rows(const Arguments &in) {
+PageRows detailed_rows(const Arguments &in) {
   check_user(in[0]);
   const std::int64_t limit = integer_argument("page_limit", in[1], 100, 1, 500);
   const std::int64_t offset =
@@ -128,7 +128,7 @@ std::vector<DetailedRow> detailed_rows(const Arguments &in) {
   const std::optional<Cursor> after = cursor_argument(in[6]);
   const std::string schema = in.schema();
   Snapshot snapshot(in.db, schema);
-  return detailed_page(snapshot.ledger(), filter, limit, offset, after).rows;
+  return detailed_page(snapshot.ledger(), filter, limit, offset, after);
 }
 
 std::vector<Row> verify_rows(const Arguments &in) {
@@ -201,9 +201,10 @@ struct Table : sqlite3_vtab {
 
 struct ReportCursor : sqlite3_vtab_cursor {
   std::vector<Line> lines;
-  std::vector<DetailedRow> page;  // in place of `lines`
-  std::vector<Row> rows;          // the same
+  PageRows page;          // in place of `lines`
+  std::vector<Row> rows;  // the same
   std::size_t at = 0;
+  std::size_t past = 0;  // how many of them there are
   // What the hidden columns show: the arguments of the call.
   std::array<Cell, kMostArguments> arguments;
 };
@@ -302,9 +303,10 @@ int filter(sqlite3_vtab_cursor *base, int which, const char *, int,
   auto *const table = static_cast<Table *>(base->pVtab);
   return guard(table, [&] {
     cursor->lines.clear();
-    cursor->page.clear();
+    cursor->page = {};
     cursor->rows.clear();
     cursor->at = 0;
+    cursor->past = 0;
     const auto count = static_cast<std::size_t>(table->hidden);
     Arguments arguments{table->db, count, {}};
     int next = 0;
@@ -316,10 +318,13 @@ int filter(sqlite3_vtab_cursor *base, int which, const char *, int,
     const Report &report = *table->report;
     if (report.page != nullptr) {
       cursor->page = report.page(arguments);
+      cursor->past = cursor->page.rows.size();
     } else if (report.rows != nullptr) {
       cursor->rows = report.rows(arguments);
+      cursor->past = cursor->rows.size();
     } else {
       cursor->lines = report.lines(arguments);
+      cursor->past = cursor->lines.size();
     }
     return SQLITE_OK;
   });
@@ -332,7 +337,7 @@ int next(sqlite3_vtab_cursor *cursor) noexcept {
 
 int eof(sqlite3_vtab_cursor *base) noexcept {
   const auto *const cursor = static_cast<ReportCursor *>(base);
-  return cursor->at >= cursor->lines.size() + cursor->page.size() + cursor->rows.size() ? 1 : 0;
+  return cursor->at >= cursor->past ? 1 : 0;
 }
 
 int column(sqlite3_vtab_cursor *base, sqlite3_context *context, int index) noexcept {
@@ -343,7 +348,7 @@ int column(sqlite3_vtab_cursor *base, sqlite3_context *context, int index) noexc
     if (index >= table->visible) {
       result_cell(context, cursor->arguments[at - static_cast<std::size_t>(table->visible)]);
     } else if (table->report->page != nullptr) {
-      result_detailed(context, cursor->page[cursor->at], index);
+      result_detailed(context, cursor->page, cursor->page.rows[cursor->at], index);
     } else if (table->report->rows != nullptr) {
       result_cell(context, cursor->rows[cursor->at][at]);
     } else {

@@ -70,19 +70,22 @@ std::optional<Decimal> read_decimal(const Source &source) {
 // cost_rub, execution time.
 template <typename SourceAt>
 Request read_request(SourceAt source_at) {
-  Request out;
-  out.prompt_tokens = source_at(0).int64();
-  out.completion_tokens = source_at(1).int64();
-  const auto total = source_at(2);
-  if (total.type() != SQLITE_NULL) {
-    out.total_tokens = total.int64();
-  } else if (__builtin_add_overflow(out.prompt_tokens, out.completion_tokens, &out.total_tokens)) {
+  const std::int64_t prompt = source_at(0).int64();
+  const std::int64_t completion = source_at(1).int64();
+  const auto total_source = source_at(2);
+  std::int64_t total = 0;
+  if (total_source.type() != SQLITE_NULL) {
+    total = total_source.int64();
+  } else if (__builtin_add_overflow(prompt, completion, &total)) {
     sum_overflow("total_tokens");
   }
-  out.cost_usd = read_decimal(source_at(3));
-  out.cost_rub = read_decimal(source_at(4));
-  out.execution_time_ms = read_decimal(source_at(5));
-  return out;
+  // Made where it stands in the end: this is done for every row that is read.
+  return {prompt,
+          completion,
+          total,
+          read_decimal(source_at(3)),
+          read_decimal(source_at(4)),
+          read_decimal(source_at(5))};
 }
 
 }  // namespace token_usage

@@ -133,19 +133,24 @@ void execute(sqlite3 *db, const std::string &sql) {
   }
 }
 
-std::string_view value_text(sqlite3_value *value) {
+std::optional<std::string_view> optional_text(sqlite3_value *value) {
+  // Asked first: where memory runs out below, SQLite may make a NULL of the value.
   if (sqlite3_value_type(value) == SQLITE_NULL) {
-    return {};
+    return std::nullopt;
   }
   const auto *const text = reinterpret_cast<const char *>(sqlite3_value_text(value));
   if (text == nullptr) {
     // A blob without bytes reads as no text at all; anything else is want of memory.
     if (sqlite3_value_type(value) == SQLITE_BLOB && sqlite3_value_bytes(value) == 0) {
-      return {};
+      return std::string_view();
     }
     throw std::bad_alloc();
   }
-  return {text, static_cast<std::size_t>(sqlite3_value_bytes(value))};
+  return std::string_view(text, static_cast<std::size_t>(sqlite3_value_bytes(value)));
+}
+
+std::string_view value_text(sqlite3_value *value) {
+  return optional_text(value).value_or(std::string_view());
 }
 
 std::string value_shown(sqlite3_value *value) {

@@ -142,7 +142,10 @@ void atomically(sqlite3 *db, Body body) {
   }
 }
 
-// The UTF-8 text of a value; empty for NULL.
+// The UTF-8 text of a value; nothing for NULL. A zero byte follows it, unless it is empty.
+std::optional<std::string_view> optional_text(sqlite3_value *value);
+
+// The same; empty for NULL.
 std::string_view value_text(sqlite3_value *value);
 
 // A value as an error message shows it: NULL as `NULL`, a REAL in its shortest form.

@@ -339,10 +339,7 @@ void bind_user(Statement &statement, const Ledger &ledger, sqlite3_value *user) 
   }
 }
 
-Measures &SumSet::at(std::size_t stretch, const Keys &keys) {
-  if (keys.empty() && !sums_.empty() && sums_.back().stretch == stretch) {
-    return sums_.back().measures;  // as nearly always: rows come in the order of time
-  }
+Measures &SumSet::find(std::size_t stretch, const Keys &keys) {
   bytes_.assign(reinterpret_cast<const char *>(&stretch), sizeof stretch);
   for (const std::optional<std::string> &key : keys) {
     append_key(bytes_, key);
@@ -407,11 +404,10 @@ void ledger_keys(RowValues row, Dimension dimension, Keys &keys) {
   keys.resize(static_cast<std::size_t>(count));
   for (int i = 0; i < count; ++i) {
     std::optional<std::string> &key = keys[static_cast<std::size_t>(i)];
-    sqlite3_value *const value = row[first + i];
-    if (sqlite3_value_type(value) == SQLITE_NULL) {
-      key.reset();
+    if (const std::optional<std::string_view> text = optional_text(row[first + i])) {
+      key = *text;
     } else {
-      key = value_text(value);
+      key.reset();
     }
   }
 }

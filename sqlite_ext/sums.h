@@ -49,10 +49,16 @@ struct Piece {
 class SumSet {
  public:
   // The measures of a group, new or known.
-  Measures &at(std::size_t stretch, const Keys &keys);
+  Measures &at(std::size_t stretch, const Keys &keys) {
+    // Without keys nearly always the one before: rows come in the order of time.
+    return keys.empty() && !sums_.empty() && sums_.back().stretch == stretch ? sums_.back().measures
+                                                                             : find(stretch, keys);
+  }
   std::vector<Sum> take() { return std::move(sums_); }
 
  private:
+  Measures &find(std::size_t stretch, const Keys &keys);
+
   std::vector<Sum> sums_;
   std::unordered_map<std::string, std::size_t> index_;
   std::string bytes_;
