@@ -21,7 +21,8 @@ namespace token_usage {
 
 namespace {
 
-// The most that a report takes, with schema.
+// The most that a report takes, with schema. A report with more does not compile: its names would
+// not fit into Report::arguments.
 constexpr std::size_t kMostArguments = 8;
 
 // The arguments of one call by their place in the contract's list; a null pointer where one is not
@@ -36,14 +37,19 @@ struct Arguments {
 
 struct Report {
   const char *name;
-  const char *columns;                  // visible ones
-  std::vector<const char *> arguments;  // hidden ones, without schema
+  const char *columns;  // visible ones
+  // Hidden ones, without schema; null pointers behind them.
+  std::array<const char *, kMostArguments - 1> arguments;
   std::vector<Line> (*lines)(const Arguments &);
   double estimated_rows;
   int keys = 1;
   // In place of `lines`: a page, or rows of cells.
   PageRows (*page)(const Arguments &) = nullptr;
   std::vector<Row> (*rows)(const Arguments &) = nullptr;
+
+  [[nodiscard]] std::ptrdiff_t argument_count() const {
+    return std::find(arguments.begin(), arguments.end(), nullptr) - arguments.begin();
+  }
 };
 
 #define TOKEN_USAGE_MEASURES                                                                \
@@ -142,7 +148,7 @@ std::vector<Row> verify_rows(const Arguments &in) {
   return out;
 }
 
-const Report kReports[] = {
+constexpr Report kReports[] = {
     {"token_usage_summary",
      "period TEXT, " TOKEN_USAGE_MEASURES,
      {"user_id", "time_zone", "as_of"},
@@ -214,8 +220,9 @@ int connect(sqlite3 *db, void *data, int, const char *const *, sqlite3_vtab **ou
   try {
     const auto *const report = static_cast<const Report *>(data);
     std::string declaration = std::string("CREATE TABLE x(") + report->columns;
-    for (const char *const argument : report->arguments) {
-      declaration += std::string(", \"") + argument + "\" HIDDEN";
+    for (std::ptrdiff_t i = 0; i < report->argument_count(); ++i) {
+      declaration +=
+          std::string(", \"") + report->arguments[static_cast<std::size_t>(i)] + "\" HIDDEN";
     }
     declaration += ", \"schema\" HIDDEN)";
     const int code = sqlite3_declare_vtab(db, declaration.c_str());
@@ -227,7 +234,7 @@ int connect(sqlite3 *db, void *data, int, const char *const *, sqlite3_vtab **ou
     table->db = db;
     table->report = report;
     table->visible = 1 + static_cast<int>(std::count(columns.begin(), columns.end(), ','));
-    table->hidden = static_cast<int>(report->arguments.size()) + 1;
+    table->hidden = static_cast<int>(report->argument_count()) + 1;
     table_connected(db);
     *out = table.release();
     return SQLITE_OK;
