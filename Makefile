@@ -56,11 +56,12 @@ SHLIB_LINK += -lstdc++
 PGXS := $(shell $(PG_CONFIG) --pgxs)
 include $(PGXS)
 
+# The server's own flags may be another compiler's, and its macros hold statements in expressions.
+token_usage_clangflags = -Wno-unknown-warning-option -Wno-gnu-statement-expression
 # PGXS gives the bitcode for the server's JIT neither of these.
-COMPILE.cxx.bc += $(token_usage_cxxflags) -Wno-unknown-warning-option
+COMPILE.cxx.bc += $(token_usage_cxxflags) $(token_usage_clangflags)
 ifneq (,$(findstring clang,$(CXX)))
-# The server's own flags may be another compiler's.
-override CXXFLAGS += -Wno-unknown-warning-option
+override CXXFLAGS += $(token_usage_clangflags)
 endif
 
 # The extraction rules stand once, as JSON; the library holds their text.
