@@ -28,6 +28,8 @@ DECLARE
   to_at timestamptz;
   old_flags integer;
   new_flags integer;
+  last_flags integer;
+  again boolean;
   c bigint;
   g bigint;
   have bigint;
@@ -102,10 +104,13 @@ BEGIN
           INTO old_flags, have, g
           FROM {s}.token_usage_rollup r WHERE r.user_id = usr AND r.kind IN (30::int2, 31::int2, 32::int2) AND r.bucket = month_at;
         IF old_flags = 0 THEN
-          SELECT count(*) INTO have FROM {ledger} t WHERE t.user_id = usr AND t.created_at >= {month_at} AND t.created_at < {from_at};
+          SELECT count(*) INTO have
+            FROM (SELECT FROM {ledger} t WHERE t.user_id = usr AND t.created_at >= {month_at} AND t.created_at < {from_at}
+                   LIMIT CASE WHEN zeal < 2 THEN 8192 END) x;
         END IF;
         c := have + n;
-        IF old_flags & 2 = 0 THEN
+        again := have <= 4096 OR zeal = 2;  -- whether the month may be read again, for what it is to be rolled by from now on
+        IF old_flags & 2 = 0 AND again THEN
           -- Not by count(DISTINCT), which sorts.
           SELECT count(*) INTO g
             FROM (SELECT FROM (SELECT {row} FROM {ledger} t WHERE t.user_id = usr AND t.created_at >= {month_at} AND t.created_at < {to_at} LIMIT 8192) x
@@ -113,11 +118,17 @@ BEGIN
         END IF;
         new_flags := old_flags | {flags};
         IF old_flags = 0 AND from_at = month_at THEN
-          -- A month begins as the one before it was, lest it be read again at each step up.
-          new_flags := new_flags | coalesce((SELECT o.flags FROM {s}.token_usage_rollup_month o
-            WHERE o.user_id = usr AND o.month = timezone('UTC', timezone('UTC', month_at) - interval '1 month')), 0);
+          -- A month begins with what the one before it had come to, lest it be read again at each step up, or grow past where it may be.
+          SELECT o.flags, coalesce(sum(r.requests) FILTER (WHERE r.kind = 30), 0), count(*) FILTER (WHERE r.kind <> 30) INTO last_flags, c, g
+            FROM {s}.token_usage_rollup_month o
+            LEFT JOIN {s}.token_usage_rollup r ON r.user_id = usr AND r.kind IN (30::int2, 31::int2, 32::int2) AND r.bucket = o.month
+           WHERE o.user_id = usr AND o.month = timezone('UTC', timezone('UTC', month_at) - interval '1 month') GROUP BY o.flags;
+          IF last_flags & 2 <> 0 THEN
+            last_flags := last_flags | {flags};
+          END IF;
+          new_flags := new_flags | coalesce(last_flags, 0);
         END IF;
-        IF new_flags <> old_flags AND (have <= 8192 OR zeal = 2) THEN
+        IF new_flags <> old_flags AND again THEN
           DELETE FROM {s}.token_usage_rollup r WHERE r.user_id = usr AND r.bucket >= month_at AND r.bucket < month_end;
           INSERT INTO {s}.token_usage_rollup_month VALUES (usr, month_at, new_flags)
               ON CONFLICT (user_id, month) DO UPDATE SET flags = excluded.flags;

@@ -7,6 +7,7 @@ import time
 import psycopg2
 import pytest
 
+from rollup.ledger import by_hand, by_rollup
 from rollup.test_concurrent_pg import compact, insert
 from rollup.test_keep_pg import Session, clean, fill, right
 from support import postgres
@@ -278,6 +279,26 @@ def test_a_row_that_goes_before_it_is_sealed(place):
     assert session("SELECT user_id, sign FROM token_usage_delta WHERE sign <> 0") == [(2, 1), (1, -1)]
     settle(session)
     assert session("SELECT * FROM token_usage_delta WHERE sign <> 0") == []
+
+
+def test_a_month_begins_as_the_one_before_it_ended(place):
+    """A month that outgrew what a visit reads again has fewer kinds of sums than its rows would pay for; the next one begins with all of them."""
+    session = place()
+    session("INSERT INTO token_usage (user_id, agent_id, ai_provider, ai_model, prompt_tokens, total_tokens, created_at) SELECT 9, 'agent', 'p', 'm', i, i, "
+            "date_trunc('month', now(), 'UTC') - interval '1 month' + i * interval '1 hour' FROM generate_series(1, 300) i")
+    session("SELECT token_usage_rebuild()")
+    month = "month = date_trunc('month', now(), 'UTC')"
+    # As visits leave it.
+    session("DELETE FROM token_usage_rollup WHERE user_id = 9 AND kind < 30")
+    session("UPDATE token_usage_rollup_month SET flags = 3 WHERE user_id = 9")
+    session("UPDATE token_usage_rollup_user SET sealed_until = date_trunc('month', now(), 'UTC') WHERE user_id = 9")
+    assert session(f"SELECT * FROM token_usage_rollup_month WHERE user_id = 9 AND {month}") == []
+    insert(session, 5, "now()", user=9)
+    settle(session)
+    assert session(f"SELECT flags FROM token_usage_rollup_month WHERE user_id = 9 AND {month}") == [(63,)]
+    bounds = session("SELECT array_agg(b ORDER BY b)::text[] FROM (VALUES ('-infinity'::timestamptz), (date_trunc('month', now(), 'UTC')), (now() + interval '1 hour')) v (b)")[0][0]
+    for dimension in ("none", "agent", "model"):
+        assert by_rollup(session, 9, None, bounds, dimension) == by_hand(session, 9, None, bounds, dimension)
 
 
 def test_errors_name_what_is_wrong(place):
