@@ -1,5 +1,6 @@
 // What few_call.h tells.
 #include <cstdint>
+#include <cstring>
 #include <optional>
 
 #include "few_call.h"
@@ -75,10 +76,12 @@ Datum hand_on(FunctionCallInfo fcinfo) {
     any->fn_expr = fcinfo->flinfo->fn_expr;
     fcinfo->flinfo->fn_extra = any;
   }
-  FmgrInfo *const self = fcinfo->flinfo;
-  fcinfo->flinfo = any;
-  Datum const result = FunctionCallInvoke(fcinfo);
-  fcinfo->flinfo = self;
+  // A call of its own: should it end in an error, the caller's is as it was.
+  LOCAL_FCINFO(call, FUNC_MAX_ARGS);
+  std::memcpy(call, fcinfo, SizeForFunctionCallInfo(fcinfo->nargs));
+  call->flinfo = any;
+  Datum const result = FunctionCallInvoke(call);
+  fcinfo->isnull = call->isnull;
   return result;
 }
 
