@@ -140,17 +140,19 @@ Parsed parse_float4(float value) {
   return std::isfinite(value) ? parsed(Decimal::from_text(shortest_text(value).digits)) : kNone;
 }
 
-}  // namespace
-
-namespace {
-
-Parsed parse_numeric(Datum value) {
+// What `read` makes of the bytes of a numeric.
+template <typename Read>
+auto read_numeric(Datum value, Read read) {
   struct varlena *const number = PG_DETOAST_DATUM_PACKED(value);
-  const Parsed out = parse_numeric({VARDATA_ANY(number), VARSIZE_ANY_EXHDR(number)});
+  const auto out = read(Stored{VARDATA_ANY(number), VARSIZE_ANY_EXHDR(number)});
   if (reinterpret_cast<Pointer>(number) != DatumGetPointer(value)) {
     pfree(number);
   }
   return out;
+}
+
+Parsed parse_numeric(Datum value) {
+  return read_numeric(value, [](Stored stored) { return parse_numeric(stored); });
 }
 
 }  // namespace
@@ -202,12 +204,7 @@ std::optional<Decimal> decimal_from_datum(Datum value, Oid type, const char *col
 }
 
 unsigned numeric_display_scale(Datum value) {
-  struct varlena *const number = PG_DETOAST_DATUM_PACKED(value);
-  const unsigned scale = display_scale({VARDATA_ANY(number), VARSIZE_ANY_EXHDR(number)});
-  if (reinterpret_cast<Pointer>(number) != DatumGetPointer(value)) {
-    pfree(number);
-  }
-  return scale;
+  return read_numeric(value, display_scale);
 }
 
 // Writes the short form of what parse_numeric reads, with no more digits than the value has.
