@@ -36,23 +36,26 @@ BEGIN
 END
 $function$;
 
+-- The checks give back what they were called with: PL/pgSQL assigns such a call without a query, which PERFORM is one of.
 CREATE OR REPLACE FUNCTION @extschema@._token_usage_check_user(user_id text)
-RETURNS void LANGUAGE plpgsql IMMUTABLE AS $function$
+RETURNS text LANGUAGE plpgsql IMMUTABLE AS $function$
 BEGIN
   IF user_id IS NULL THEN
     PERFORM @extschema@._token_usage_bad_argument('user_id'::text, 'given'::text, NULL::text);
   END IF;
+  RETURN user_id;
 END
 $function$;
 
 -- Raises the argument error where `value` is NULL or not in [low, high].
 CREATE OR REPLACE FUNCTION @extschema@._token_usage_check_range(argument text, value bigint, low bigint, high bigint)
-RETURNS void LANGUAGE plpgsql IMMUTABLE AS $function$
+RETURNS bigint LANGUAGE plpgsql IMMUTABLE AS $function$
 BEGIN
   IF value IS NULL OR value < low OR value > high THEN
     PERFORM @extschema@._token_usage_bad_argument(
       argument, concat('a whole number from ', low, ' to ', high), value::text);
   END IF;
+  RETURN value;
 END
 $function$;
 

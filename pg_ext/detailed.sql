@@ -62,11 +62,12 @@ $function$;
 
 -- Checks what token_usage_detailed and its twins are called with.
 CREATE OR REPLACE FUNCTION @extschema@._token_usage_check_page(user_id text, page_limit bigint, page_offset bigint)
-RETURNS void LANGUAGE plpgsql IMMUTABLE AS $function$
+RETURNS bigint LANGUAGE plpgsql IMMUTABLE AS $function$
 BEGIN
-  PERFORM @extschema@._token_usage_check_user(user_id);
-  PERFORM @extschema@._token_usage_check_range('page_limit'::text, page_limit, 1::bigint, 500::bigint);
-  PERFORM @extschema@._token_usage_check_range('page_offset'::text, page_offset, 0::bigint, 9223372036854775807::bigint);
+  user_id := @extschema@._token_usage_check_user(user_id);
+  page_limit := @extschema@._token_usage_check_range('page_limit'::text, page_limit, 1::bigint, 500::bigint);
+  page_offset := @extschema@._token_usage_check_range('page_offset'::text, page_offset, 0::bigint, 9223372036854775807::bigint);
+  RETURN page_limit;
 END
 $function$;
 
@@ -82,7 +83,7 @@ LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
   ledger oid;
 BEGIN
-  PERFORM @extschema@._token_usage_check_page(user_id, page_limit, page_offset);
+  page_limit := @extschema@._token_usage_check_page(user_id, page_limit, page_offset);
   ledger := @extschema@._token_usage_ledger(path);
   RETURN QUERY
     SELECT p.id, p.created_at, p.agent_id, p.ai_provider, p.ai_model, p.prompt_tokens, p.completion_tokens,
@@ -106,7 +107,7 @@ DECLARE
   ledger oid;
   key record;
 BEGIN
-  PERFORM @extschema@._token_usage_check_page(user_id, page_limit, page_offset);
+  page_limit := @extschema@._token_usage_check_page(user_id, page_limit, page_offset);
   ledger := @extschema@._token_usage_ledger(path);
   IF @extschema@._token_usage_column_family(ledger, 'id'::text) <> 'integer' THEN
     SELECT c.* INTO key FROM @extschema@._token_usage_columns(ledger) AS c WHERE c.name = 'id';
@@ -156,7 +157,7 @@ RETURNS bigint LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS 
 DECLARE
   ledger oid;
 BEGIN
-  PERFORM @extschema@._token_usage_check_user(user_id);
+  user_id := @extschema@._token_usage_check_user(user_id);
   ledger := @extschema@._token_usage_ledger(path);
   RETURN @extschema@._token_usage_count(
     path, ledger, @extschema@._token_usage_user(ledger, user_id), agent, start_date, end_date);
@@ -172,7 +173,7 @@ DECLARE
   family text;
   body jsonb;
 BEGIN
-  PERFORM @extschema@._token_usage_check_page(user_id, page_limit, page_offset);
+  page_limit := @extschema@._token_usage_check_page(user_id, page_limit, page_offset);
   ledger := @extschema@._token_usage_ledger(path);
   user_id := @extschema@._token_usage_user(ledger, user_id);
   family := @extschema@._token_usage_column_family(ledger, 'id'::text);

@@ -97,8 +97,8 @@ CREATE OR REPLACE FUNCTION @extschema@._token_usage_totals_json(
   path name[], user_id text, period text, agent text, time_zone text, as_of timestamptz)
 RETURNS jsonb LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
 BEGIN
-  PERFORM @extschema@._token_usage_check_user(user_id);
-  PERFORM @extschema@._token_usage_check_period(period);
+  user_id := @extschema@._token_usage_check_user(user_id);
+  period := @extschema@._token_usage_check_period(period);
   RETURN (
     SELECT jsonb_build_object('period', CASE period WHEN 'all' THEN 'all_time' ELSE 'current_' || period END,
              'by_agent', coalesce(jsonb_agg(jsonb_build_object('agent_id', r.agent_id, 'agent_name', r.agent_id,

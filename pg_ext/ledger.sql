@@ -119,12 +119,27 @@ BEGIN
 END
 $function$;
 
+-- The family of one column, where the name of the table is known beforehand; NULL where the snapshot is older than the table. Immutable as
+-- _token_usage_plain_tables() is.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_known_family(ledger regclass, column_name text)
+RETURNS text LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+  RETURN CASE WHEN @extschema@._token_usage_as_now(ledger) THEN @extschema@._token_usage_column_family(ledger::oid, column_name) END;
+END
+$function$;
+
 -- `user_id` as the ledger's column can compare it; the argument error where its type cannot hold it.
 CREATE OR REPLACE FUNCTION @extschema@._token_usage_user(ledger oid, user_id text)
 RETURNS text LANGUAGE plpgsql STABLE AS $function$
 DECLARE
-  family text := @extschema@._token_usage_column_family(ledger, 'user_id'::text);
+  family text;
 BEGIN
+  IF ledger = to_regclass('@extschema@.token_usage') THEN
+    family := @extschema@._token_usage_known_family('@extschema@.token_usage'::regclass, 'user_id'::text);
+  END IF;
+  IF family IS NULL THEN
+    family := @extschema@._token_usage_column_family(ledger, 'user_id'::text);
+  END IF;
   IF family = 'integer' THEN
     IF user_id !~ '^ *[+-]?[0-9]{1,40} *$'
        OR user_id::numeric NOT BETWEEN -9223372036854775808 AND 9223372036854775807 THEN

@@ -26,7 +26,7 @@ DECLARE
   scope record;
   bounds timestamptz[];
 BEGIN
-  PERFORM @extschema@._token_usage_check_user(user_id);
+  user_id := @extschema@._token_usage_check_user(user_id);
   scope := @extschema@._token_usage_scope(path, user_id, time_zone, as_of);
   -- Three stretches: before this month, this month before today, today.
   bounds := '-infinity'::timestamptz || @extschema@._token_usage_starts(
@@ -56,8 +56,8 @@ DECLARE
   first_day date;
   bounds timestamptz[];
 BEGIN
-  PERFORM @extschema@._token_usage_check_user(user_id);
-  PERFORM @extschema@._token_usage_check_range('days'::text, days, 1::bigint, 36600::bigint);
+  user_id := @extschema@._token_usage_check_user(user_id);
+  days := @extschema@._token_usage_check_range('days'::text, days, 1::bigint, 36600::bigint);
   scope := @extschema@._token_usage_scope(path, user_id, time_zone, as_of);
   first_day := scope.last_day - days::integer + 1;
   bounds := @extschema@._token_usage_day_bounds(first_day, scope.last_day, scope.time_zone);
@@ -76,22 +76,20 @@ BEGIN
 END
 $function$;
 
--- The sums by a dimension over the last `period_days` days, or over a named period where there is one; in no order.
-CREATE OR REPLACE FUNCTION @extschema@._token_usage_groups(
-  path name[], user_id text, agent text, period_days bigint, period text, time_zone text, as_of timestamptz, dimension text)
-RETURNS TABLE (key1 text, key2 text, requests_count bigint, prompt_tokens numeric, completion_tokens numeric,
-  total_tokens numeric, cost_usd numeric, cost_rub numeric, unpriced_count bigint, execution_ms_sum numeric,
-  execution_ms_count bigint)
+-- The last `period_days` days, or a named period where there is one: the ledger, the user as checked, and the two bounds.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_span(
+  path name[], INOUT user_id text, period_days bigint, period text, time_zone text, as_of timestamptz, OUT ledger oid, OUT bounds timestamptz[])
 LANGUAGE plpgsql STABLE AS $function$
 DECLARE
   scope record;
-  bounds timestamptz[];
 BEGIN
-  PERFORM @extschema@._token_usage_check_user(user_id);
+  user_id := @extschema@._token_usage_check_user(user_id);
   IF period IS NULL THEN
-    PERFORM @extschema@._token_usage_check_range('period_days'::text, period_days, 1::bigint, 36600::bigint);
+    period_days := @extschema@._token_usage_check_range('period_days'::text, period_days, 1::bigint, 36600::bigint);
   END IF;
   scope := @extschema@._token_usage_scope(path, user_id, time_zone, as_of);
+  user_id := scope.user_id;
+  ledger := scope.ledger;
   bounds := @extschema@._token_usage_starts(
     ARRAY[CASE WHEN period IS NULL THEN scope.last_day - period_days::integer + 1
                WHEN period = 'all' THEN scope.last_day
@@ -100,10 +98,6 @@ BEGIN
   IF period = 'all' THEN
     bounds[1] := '-infinity';
   END IF;
-  RETURN QUERY
-    SELECT s.key1, s.key2, s.requests_count, s.prompt_tokens, s.completion_tokens, s.total_tokens,
-           s.cost_usd, s.cost_rub, s.unpriced_count, s.execution_ms_sum, s.execution_ms_count
-      FROM @extschema@._token_usage_ledger_sums(path, scope.ledger, scope.user_id, agent, bounds, dimension) AS s;
 END
 $function$;
 
@@ -112,15 +106,17 @@ CREATE OR REPLACE FUNCTION @extschema@._token_usage_by_agent(
 RETURNS TABLE (agent_id text, requests_count bigint, prompt_tokens bigint, completion_tokens bigint, total_tokens bigint,
   cost_usd numeric, cost_rub numeric, unpriced_count bigint, avg_execution_time_ms bigint)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+  span record;
 BEGIN
+  span := @extschema@._token_usage_span(path, user_id, period_days, period, time_zone, as_of);
   RETURN QUERY
     SELECT g.key1, g.requests_count, @extschema@._token_usage_bigint(g.prompt_tokens, 'prompt_tokens'::text),
            @extschema@._token_usage_bigint(g.completion_tokens, 'completion_tokens'::text),
            @extschema@._token_usage_bigint(g.total_tokens, 'total_tokens'::text),
            trim_scale(g.cost_usd), trim_scale(g.cost_rub), g.unpriced_count,
            @extschema@._token_usage_mean(g.execution_ms_sum, g.execution_ms_count::numeric)
-      FROM @extschema@._token_usage_groups(path, user_id, agent, period_days, period, time_zone, as_of,
-             'agent'::text) AS g
+      FROM @extschema@._token_usage_ledger_sums(path, span.ledger, span.user_id, agent, span.bounds, 'agent'::text) AS g
      ORDER BY g.total_tokens DESC, g.key1 COLLATE "C";
 END
 $function$;
@@ -130,15 +126,17 @@ CREATE OR REPLACE FUNCTION @extschema@._token_usage_by_model(
 RETURNS TABLE (ai_provider text, ai_model text, requests_count bigint, prompt_tokens bigint, completion_tokens bigint,
   total_tokens bigint, cost_usd numeric, cost_rub numeric, unpriced_count bigint, avg_execution_time_ms bigint)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+  span record;
 BEGIN
+  span := @extschema@._token_usage_span(path, user_id, period_days, NULL::text, time_zone, as_of);
   RETURN QUERY
     SELECT g.key1, g.key2, g.requests_count, @extschema@._token_usage_bigint(g.prompt_tokens, 'prompt_tokens'::text),
            @extschema@._token_usage_bigint(g.completion_tokens, 'completion_tokens'::text),
            @extschema@._token_usage_bigint(g.total_tokens, 'total_tokens'::text),
            trim_scale(g.cost_usd), trim_scale(g.cost_rub), g.unpriced_count,
            @extschema@._token_usage_mean(g.execution_ms_sum, g.execution_ms_count::numeric)
-      FROM @extschema@._token_usage_groups(path, user_id, NULL::text, period_days, NULL::text,
-             time_zone, as_of, 'model'::text) AS g
+      FROM @extschema@._token_usage_ledger_sums(path, span.ledger, span.user_id, NULL::text, span.bounds, 'model'::text) AS g
      ORDER BY g.cost_rub DESC, g.cost_usd DESC, g.total_tokens DESC, g.key1 COLLATE "C", g.key2 COLLATE "C";
 END
 $function$;
@@ -148,26 +146,29 @@ CREATE OR REPLACE FUNCTION @extschema@._token_usage_by_provider(
 RETURNS TABLE (ai_provider text, requests_count bigint, prompt_tokens bigint, completion_tokens bigint,
   total_tokens bigint, cost_usd numeric, cost_rub numeric, unpriced_count bigint, avg_execution_time_ms bigint)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+  span record;
 BEGIN
+  span := @extschema@._token_usage_span(path, user_id, period_days, NULL::text, time_zone, as_of);
   RETURN QUERY
     SELECT g.key1, sum(g.requests_count)::bigint, @extschema@._token_usage_bigint(sum(g.prompt_tokens), 'prompt_tokens'::text),
            @extschema@._token_usage_bigint(sum(g.completion_tokens), 'completion_tokens'::text),
            @extschema@._token_usage_bigint(sum(g.total_tokens), 'total_tokens'::text),
            trim_scale(sum(g.cost_usd)), trim_scale(sum(g.cost_rub)), sum(g.unpriced_count)::bigint,
            @extschema@._token_usage_mean(sum(g.execution_ms_sum), sum(g.execution_ms_count))
-      FROM @extschema@._token_usage_groups(path, user_id, NULL::text, period_days, NULL::text,
-             time_zone, as_of, 'model'::text) AS g
+      FROM @extschema@._token_usage_ledger_sums(path, span.ledger, span.user_id, NULL::text, span.bounds, 'model'::text) AS g
      GROUP BY g.key1
      ORDER BY sum(g.cost_rub) DESC, sum(g.cost_usd) DESC, sum(g.total_tokens) DESC, g.key1 COLLATE "C";
 END
 $function$;
 
 CREATE OR REPLACE FUNCTION @extschema@._token_usage_check_period(period text)
-RETURNS void LANGUAGE plpgsql IMMUTABLE AS $function$
+RETURNS text LANGUAGE plpgsql IMMUTABLE AS $function$
 BEGIN
   IF period IS NULL OR period NOT IN ('day', 'week', 'month', 'year', 'all') THEN
     PERFORM @extschema@._token_usage_bad_argument('period'::text, 'one of day, week, month, year, all'::text, period);
   END IF;
+  RETURN period;
 END
 $function$;
 
@@ -176,9 +177,12 @@ CREATE OR REPLACE FUNCTION @extschema@._token_usage_totals(
 RETURNS TABLE (period text, requests_count bigint, prompt_tokens bigint, completion_tokens bigint, total_tokens bigint,
   cost_usd numeric, cost_rub numeric, unpriced_count bigint, avg_execution_time_ms bigint)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+  span record;
 BEGIN
-  PERFORM @extschema@._token_usage_check_user(user_id);
-  PERFORM @extschema@._token_usage_check_period(period_name);
+  user_id := @extschema@._token_usage_check_user(user_id);
+  period_name := @extschema@._token_usage_check_period(period_name);
+  span := @extschema@._token_usage_span(path, user_id, NULL::bigint, period_name, time_zone, as_of);
   RETURN QUERY
     SELECT period_name, coalesce(sum(g.requests_count), 0)::bigint,
            @extschema@._token_usage_bigint(coalesce(sum(g.prompt_tokens), 0), 'prompt_tokens'::text),
@@ -187,8 +191,7 @@ BEGIN
            trim_scale(coalesce(sum(g.cost_usd), 0)), trim_scale(coalesce(sum(g.cost_rub), 0)),
            coalesce(sum(g.unpriced_count), 0)::bigint,
            @extschema@._token_usage_mean(sum(g.execution_ms_sum), sum(g.execution_ms_count))
-      FROM @extschema@._token_usage_groups(path, user_id, agent, NULL::bigint, period_name,
-             time_zone, as_of, 'none'::text) AS g;
+      FROM @extschema@._token_usage_ledger_sums(path, span.ledger, span.user_id, agent, span.bounds, 'none'::text) AS g;
 END
 $function$;
 
