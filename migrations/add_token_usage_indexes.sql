@@ -1020,7 +1020,7 @@ $rollup$;
 -- The statements that read sums through the rollups; all run in the reader's one snapshot. NULL where nothing of the kind is rolled;
 -- which of them is asked for first is state, and the others only where that is not NULL.
 --   state: of user $1: sealed_until, and the months that are rolled and their flags, ascending; no row where nothing is rolled
---   few: how many rows user $1 has between the bounds $3, up to 500
+--   few: how many rows user $1 has between the bounds $3, up to 500; fewest: up to 64
 --   rollup, ledger, both: the sums of _token_usage_sums, in its columns and by its parameters ($1 user, $2 agent where by_agent,
 --     $3 bounds), from what is named; the pieces are $4 their tiers, $5 and $6 their ends, and $7 is sealed_until.
 -- Every index is picked for any value of the parameters, and OFFSET 0 keeps each piece a range of an index.
@@ -1039,10 +1039,10 @@ BEGIN
 SELECT u.sealed_until, ARRAY(SELECT o.month FROM {s}.token_usage_rollup_month o WHERE o.user_id = u.user_id ORDER BY o.month),
        ARRAY(SELECT o.flags FROM {s}.token_usage_rollup_month o WHERE o.user_id = u.user_id ORDER BY o.month)
   FROM {s}.token_usage_rollup_user u WHERE u.user_id = $1::{user_type} AND u.epoch = {epoch}$sql$);
-  ELSIF part = 'few' THEN
-    RETURN @extschema@._token_usage_rollup_text(ledger, $sql$
+  ELSIF part IN ('few', 'fewest') THEN
+    RETURN @extschema@._token_usage_rollup_text(ledger, replace($sql$
 SELECT count(*)::int4 FROM (SELECT FROM {ledger} t WHERE t.user_id = $1::{user_type} AND t.created_at >= {$3[1]}
-  AND t.created_at < {$3[array_upper($3, 1)]} LIMIT 500) x$sql$);
+  AND t.created_at < {$3[array_upper($3, 1)]} LIMIT {most}) x$sql$, '{most}', CASE part WHEN 'few' THEN '500' ELSE '64' END));
   ELSIF by_agent AND dimension NOT IN ('none', 'agent') THEN
     RETURN NULL;  -- no rollup holds agent and model together
   END IF;
@@ -2472,18 +2472,39 @@ BEGIN
 END
 $function$;
 
--- The sums of the ledger rows of `user_id` (as _token_usage_user gives it), and of `agent` where it is not NULL: one row for each
--- stretch bounds[bucket] <= created_at < bounds[bucket + 1] and group that has rows. dimension is none, agent or model.
-CREATE OR REPLACE FUNCTION @extschema@._token_usage_sums(
-  ledger oid, user_id text, agent text, bounds timestamptz[], dimension text)
+-- The same where row security is active for the caller: under his search path, from the ledger alone.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_sums_policed(
+  path name[], ledger oid, user_id text, agent text, bounds timestamptz[], dimension text)
 RETURNS TABLE (bucket integer, key1 text, key2 text, requests_count bigint, prompt_tokens numeric,
   completion_tokens numeric, total_tokens numeric, cost_usd numeric, cost_rub numeric, unpriced_count bigint,
   execution_ms_sum numeric, execution_ms_count bigint)
-LANGUAGE plpgsql STABLE AS $function$
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+  query text := @extschema@._token_usage_sums_sql(ledger, dimension, agent IS NOT NULL);
+BEGIN
+  -- Nothing but the query runs under that path.
+  PERFORM @extschema@._token_usage_caller_path(path);
+  RETURN QUERY EXECUTE query USING user_id, agent, bounds;
+END
+$function$;
+
+-- The sums of the ledger rows of `user_id` (as _token_usage_user gives it), and of `agent` where it is not NULL: one row for each
+-- stretch bounds[bucket] <= created_at < bounds[bucket + 1] and group that has rows. dimension is none, agent or model. It is what
+-- reports call, under the path that their declarations set.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_ledger_sums(
+  path name[], ledger oid, user_id text, agent text, bounds timestamptz[], dimension text)
+RETURNS TABLE (bucket integer, key1 text, key2 text, requests_count bigint, prompt_tokens numeric,
+  completion_tokens numeric, total_tokens numeric, cost_usd numeric, cost_rub numeric, unpriced_count bigint,
+  execution_ms_sum numeric, execution_ms_count bigint)
+LANGUAGE plpgsql STABLE ROWS 100 AS $function$
 DECLARE
   kept text;
 BEGIN
-  IF (agent IS NULL OR dimension IN ('none', 'agent')) AND @extschema@._token_usage_rollup_readable(ledger) THEN
+  IF row_security_active(ledger) THEN
+    RETURN QUERY SELECT s.* FROM @extschema@._token_usage_sums_policed(path, ledger, user_id, agent, bounds, dimension) AS s;
+    RETURN;
+  END IF;
+  IF agent IS NULL OR dimension IN ('none', 'agent') THEN
     -- Written out, since what EXECUTE runs is planned for each call.
     IF ledger = to_regclass('@extschema@.token_usage') AND has_function_privilege('@extschema@._token_usage_kept_sums_home(text, text, timestamptz[], integer[], '
       'timestamptz[], timestamptz[], timestamptz, text, oid, text[])'::regprocedure, 'EXECUTE') THEN
@@ -2505,20 +2526,14 @@ BEGIN
 END
 $function$;
 
--- _token_usage_sums under the caller's search path; it is what reports call.
-CREATE OR REPLACE FUNCTION @extschema@._token_usage_ledger_sums(
-  path name[], ledger oid, user_id text, agent text, bounds timestamptz[], dimension text)
+-- The same for who asks without a path of a caller.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_sums(
+  ledger oid, user_id text, agent text, bounds timestamptz[], dimension text)
 RETURNS TABLE (bucket integer, key1 text, key2 text, requests_count bigint, prompt_tokens numeric,
   completion_tokens numeric, total_tokens numeric, cost_usd numeric, cost_rub numeric, unpriced_count bigint,
   execution_ms_sum numeric, execution_ms_count bigint)
-LANGUAGE plpgsql STABLE ROWS 100 SET search_path = pg_catalog, pg_temp AS $function$
-BEGIN
-  -- Only there; what reads the rollups, which it does where no policy is at work, is written for our own path.
-  IF row_security_active(ledger) THEN
-    PERFORM @extschema@._token_usage_caller_path(path);
-  END IF;
-  RETURN QUERY SELECT s.* FROM @extschema@._token_usage_sums(ledger, user_id, agent, bounds, dimension) AS s;
-END
+LANGUAGE sql STABLE ROWS 100 AS $function$
+  SELECT s.* FROM @extschema@._token_usage_ledger_sums(pg_catalog.current_schemas(false), ledger, user_id, agent, bounds, dimension) AS s
 $function$;
 $token_usage$, '@extschema@', home);
 
@@ -2566,6 +2581,15 @@ BEGIN
   RETURN comment = (SELECT @extschema@._token_usage_kept_comment(c.oid, n.nspname, c.relpersistence)
                       FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = ledger)
      AND @extschema@._token_usage_as_now(ledger);
+END
+$function$;
+
+-- Whether the planner knows by now that the ledger has rows. Immutable as _token_usage_plain_tables() is: after each VACUUM and ANALYZE of the
+-- ledger it is asked again, and the queries are planned anew.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_kept_counted(ledger regclass)
+RETURNS boolean LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+  RETURN (SELECT c.reltuples >= 1000 FROM pg_class AS c WHERE c.oid = ledger);
 END
 $function$;
 
@@ -2625,19 +2649,31 @@ BEGIN
 DECLARE
   months timestamptz[];
   flags smallint[];
-  few integer;
-', @extschema@._token_usage_kept_head(ledger, anew), @extschema@._token_usage_rollup_read_sql(ledger, 'state'::text, 'none'::text, false), ' INTO sealed_until, months, flags;
-  IF sealed_until IS NULL THEN
-', @extschema@._token_usage_rollup_read_sql(ledger, 'few'::text, 'none'::text, false), ' INTO few;
-    IF few >= 500 THEN
-      -- Nothing is rolled of a user with many rows: how they are read best depends on the bounds, and on the planner''s settings.
+  few integer := 64;
+', @extschema@._token_usage_kept_head(ledger, anew), format('  -- Most users have few rows, which are read by the index as fast as it is told what is rolled of them. Not in a ledger that seems to be
+  -- empty: its plan could be one that reads the rows of everybody between the bounds, and would stay while the ledger grows.
+  IF @extschema@._token_usage_kept_counted(%L::regclass) THEN
+', @extschema@._token_usage_table(ledger, 'token_usage'::text)), @extschema@._token_usage_rollup_read_sql(ledger, 'fewest'::text, 'none'::text, false), ' INTO few;
+  END IF;
+  IF few >= 64 THEN
+    IF NOT @extschema@._token_usage_rollup_readable(ledger) THEN
       PERFORM @extschema@._token_usage_kept_settings(settings);
-      RETURN QUERY EXECUTE @extschema@._token_usage_sums_sql(ledger, dimension, agent IS NOT NULL) USING user_id, agent, bounds;
+      RETURN QUERY SELECT a.* FROM @extschema@._token_usage_', anew, ' AS a;
       RETURN;
     END IF;
-  ELSE
-    SELECT array_agg(p.tier), array_agg(p.lo), array_agg(p.hi) INTO tiers, starts, ends
-      FROM @extschema@._token_usage_rollup_pieces(bounds, sealed_until, months, flags, agent IS NOT NULL OR dimension <> ''none'') AS p;
+', @extschema@._token_usage_rollup_read_sql(ledger, 'state'::text, 'none'::text, false), ' INTO sealed_until, months, flags;
+    IF sealed_until IS NOT NULL THEN
+      SELECT array_agg(p.tier), array_agg(p.lo), array_agg(p.hi) INTO tiers, starts, ends
+        FROM @extschema@._token_usage_rollup_pieces(bounds, sealed_until, months, flags, agent IS NOT NULL OR dimension <> ''none'') AS p;
+    ELSE
+', @extschema@._token_usage_rollup_read_sql(ledger, 'few'::text, 'none'::text, false), ' INTO few;
+      IF few >= 500 THEN
+        -- Nothing is rolled of a user with many rows: how they are read best depends on the bounds, and on the planner''s settings.
+        PERFORM @extschema@._token_usage_kept_settings(settings);
+        RETURN QUERY EXECUTE @extschema@._token_usage_sums_sql(ledger, dimension, agent IS NOT NULL) USING user_id, agent, bounds;
+        RETURN;
+      END IF;
+    END IF;
   END IF;
 ');
   FOR shape IN SELECT * FROM (VALUES ('none', false), ('none', true), ('agent', false), ('agent', true), ('model', false))

@@ -44,6 +44,15 @@ BEGIN
 END
 $function$;
 
+-- Whether the planner knows by now that the ledger has rows. Immutable as _token_usage_plain_tables() is: after each VACUUM and ANALYZE of the
+-- ledger it is asked again, and the queries are planned anew.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_kept_counted(ledger regclass)
+RETURNS boolean LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+  RETURN (SELECT c.reltuples >= 1000 FROM pg_class AS c WHERE c.oid = ledger);
+END
+$function$;
+
 -- The function that may be called in place of a query on a ledger in another schema, as it is written in one; NULL where there is none.
 CREATE OR REPLACE FUNCTION @extschema@._token_usage_kept(ledger oid, kind text)
 RETURNS text LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
@@ -100,19 +109,31 @@ BEGIN
 DECLARE
   months timestamptz[];
   flags smallint[];
-  few integer;
-', @extschema@._token_usage_kept_head(ledger, anew), @extschema@._token_usage_rollup_read_sql(ledger, 'state'::text, 'none'::text, false), ' INTO sealed_until, months, flags;
-  IF sealed_until IS NULL THEN
-', @extschema@._token_usage_rollup_read_sql(ledger, 'few'::text, 'none'::text, false), ' INTO few;
-    IF few >= 500 THEN
-      -- Nothing is rolled of a user with many rows: how they are read best depends on the bounds, and on the planner''s settings.
+  few integer := 64;
+', @extschema@._token_usage_kept_head(ledger, anew), format('  -- Most users have few rows, which are read by the index as fast as it is told what is rolled of them. Not in a ledger that seems to be
+  -- empty: its plan could be one that reads the rows of everybody between the bounds, and would stay while the ledger grows.
+  IF @extschema@._token_usage_kept_counted(%L::regclass) THEN
+', @extschema@._token_usage_table(ledger, 'token_usage'::text)), @extschema@._token_usage_rollup_read_sql(ledger, 'fewest'::text, 'none'::text, false), ' INTO few;
+  END IF;
+  IF few >= 64 THEN
+    IF NOT @extschema@._token_usage_rollup_readable(ledger) THEN
       PERFORM @extschema@._token_usage_kept_settings(settings);
-      RETURN QUERY EXECUTE @extschema@._token_usage_sums_sql(ledger, dimension, agent IS NOT NULL) USING user_id, agent, bounds;
+      RETURN QUERY SELECT a.* FROM @extschema@._token_usage_', anew, ' AS a;
       RETURN;
     END IF;
-  ELSE
-    SELECT array_agg(p.tier), array_agg(p.lo), array_agg(p.hi) INTO tiers, starts, ends
-      FROM @extschema@._token_usage_rollup_pieces(bounds, sealed_until, months, flags, agent IS NOT NULL OR dimension <> ''none'') AS p;
+', @extschema@._token_usage_rollup_read_sql(ledger, 'state'::text, 'none'::text, false), ' INTO sealed_until, months, flags;
+    IF sealed_until IS NOT NULL THEN
+      SELECT array_agg(p.tier), array_agg(p.lo), array_agg(p.hi) INTO tiers, starts, ends
+        FROM @extschema@._token_usage_rollup_pieces(bounds, sealed_until, months, flags, agent IS NOT NULL OR dimension <> ''none'') AS p;
+    ELSE
+', @extschema@._token_usage_rollup_read_sql(ledger, 'few'::text, 'none'::text, false), ' INTO few;
+      IF few >= 500 THEN
+        -- Nothing is rolled of a user with many rows: how they are read best depends on the bounds, and on the planner''s settings.
+        PERFORM @extschema@._token_usage_kept_settings(settings);
+        RETURN QUERY EXECUTE @extschema@._token_usage_sums_sql(ledger, dimension, agent IS NOT NULL) USING user_id, agent, bounds;
+        RETURN;
+      END IF;
+    END IF;
   END IF;
 ');
   FOR shape IN SELECT * FROM (VALUES ('none', false), ('none', true), ('agent', false), ('agent', true), ('model', false))

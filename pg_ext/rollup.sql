@@ -157,7 +157,7 @@ $rollup$;
 -- The statements that read sums through the rollups; all run in the reader's one snapshot. NULL where nothing of the kind is rolled;
 -- which of them is asked for first is state, and the others only where that is not NULL.
 --   state: of user $1: sealed_until, and the months that are rolled and their flags, ascending; no row where nothing is rolled
---   few: how many rows user $1 has between the bounds $3, up to 500
+--   few: how many rows user $1 has between the bounds $3, up to 500; fewest: up to 64
 --   rollup, ledger, both: the sums of _token_usage_sums, in its columns and by its parameters ($1 user, $2 agent where by_agent,
 --     $3 bounds), from what is named; the pieces are $4 their tiers, $5 and $6 their ends, and $7 is sealed_until.
 -- Every index is picked for any value of the parameters, and OFFSET 0 keeps each piece a range of an index.
@@ -176,10 +176,10 @@ BEGIN
 SELECT u.sealed_until, ARRAY(SELECT o.month FROM {s}.token_usage_rollup_month o WHERE o.user_id = u.user_id ORDER BY o.month),
        ARRAY(SELECT o.flags FROM {s}.token_usage_rollup_month o WHERE o.user_id = u.user_id ORDER BY o.month)
   FROM {s}.token_usage_rollup_user u WHERE u.user_id = $1::{user_type} AND u.epoch = {epoch}$sql$);
-  ELSIF part = 'few' THEN
-    RETURN @extschema@._token_usage_rollup_text(ledger, $sql$
+  ELSIF part IN ('few', 'fewest') THEN
+    RETURN @extschema@._token_usage_rollup_text(ledger, replace($sql$
 SELECT count(*)::int4 FROM (SELECT FROM {ledger} t WHERE t.user_id = $1::{user_type} AND t.created_at >= {$3[1]}
-  AND t.created_at < {$3[array_upper($3, 1)]} LIMIT 500) x$sql$);
+  AND t.created_at < {$3[array_upper($3, 1)]} LIMIT {most}) x$sql$, '{most}', CASE part WHEN 'few' THEN '500' ELSE '64' END));
   ELSIF by_agent AND dimension NOT IN ('none', 'agent') THEN
     RETURN NULL;  -- no rollup holds agent and model together
   END IF;

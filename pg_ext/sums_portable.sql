@@ -49,18 +49,39 @@ BEGIN
 END
 $function$;
 
--- The sums of the ledger rows of `user_id` (as _token_usage_user gives it), and of `agent` where it is not NULL: one row for each
--- stretch bounds[bucket] <= created_at < bounds[bucket + 1] and group that has rows. dimension is none, agent or model.
-CREATE OR REPLACE FUNCTION @extschema@._token_usage_sums(
-  ledger oid, user_id text, agent text, bounds timestamptz[], dimension text)
+-- The same where row security is active for the caller: under his search path, from the ledger alone.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_sums_policed(
+  path name[], ledger oid, user_id text, agent text, bounds timestamptz[], dimension text)
 RETURNS TABLE (bucket integer, key1 text, key2 text, requests_count bigint, prompt_tokens numeric,
   completion_tokens numeric, total_tokens numeric, cost_usd numeric, cost_rub numeric, unpriced_count bigint,
   execution_ms_sum numeric, execution_ms_count bigint)
-LANGUAGE plpgsql STABLE AS $function$
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+  query text := @extschema@._token_usage_sums_sql(ledger, dimension, agent IS NOT NULL);
+BEGIN
+  -- Nothing but the query runs under that path.
+  PERFORM @extschema@._token_usage_caller_path(path);
+  RETURN QUERY EXECUTE query USING user_id, agent, bounds;
+END
+$function$;
+
+-- The sums of the ledger rows of `user_id` (as _token_usage_user gives it), and of `agent` where it is not NULL: one row for each
+-- stretch bounds[bucket] <= created_at < bounds[bucket + 1] and group that has rows. dimension is none, agent or model. It is what
+-- reports call, under the path that their declarations set.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_ledger_sums(
+  path name[], ledger oid, user_id text, agent text, bounds timestamptz[], dimension text)
+RETURNS TABLE (bucket integer, key1 text, key2 text, requests_count bigint, prompt_tokens numeric,
+  completion_tokens numeric, total_tokens numeric, cost_usd numeric, cost_rub numeric, unpriced_count bigint,
+  execution_ms_sum numeric, execution_ms_count bigint)
+LANGUAGE plpgsql STABLE ROWS 100 AS $function$
 DECLARE
   kept text;
 BEGIN
-  IF (agent IS NULL OR dimension IN ('none', 'agent')) AND @extschema@._token_usage_rollup_readable(ledger) THEN
+  IF row_security_active(ledger) THEN
+    RETURN QUERY SELECT s.* FROM @extschema@._token_usage_sums_policed(path, ledger, user_id, agent, bounds, dimension) AS s;
+    RETURN;
+  END IF;
+  IF agent IS NULL OR dimension IN ('none', 'agent') THEN
     -- Written out, since what EXECUTE runs is planned for each call.
     IF ledger = to_regclass('@extschema@.token_usage') AND has_function_privilege('@extschema@._token_usage_kept_sums_home(text, text, timestamptz[], integer[], '
       'timestamptz[], timestamptz[], timestamptz, text, oid, text[])'::regprocedure, 'EXECUTE') THEN
@@ -82,18 +103,12 @@ BEGIN
 END
 $function$;
 
--- _token_usage_sums under the caller's search path; it is what reports call.
-CREATE OR REPLACE FUNCTION @extschema@._token_usage_ledger_sums(
-  path name[], ledger oid, user_id text, agent text, bounds timestamptz[], dimension text)
+-- The same for who asks without a path of a caller.
+CREATE OR REPLACE FUNCTION @extschema@._token_usage_sums(
+  ledger oid, user_id text, agent text, bounds timestamptz[], dimension text)
 RETURNS TABLE (bucket integer, key1 text, key2 text, requests_count bigint, prompt_tokens numeric,
   completion_tokens numeric, total_tokens numeric, cost_usd numeric, cost_rub numeric, unpriced_count bigint,
   execution_ms_sum numeric, execution_ms_count bigint)
-LANGUAGE plpgsql STABLE ROWS 100 SET search_path = pg_catalog, pg_temp AS $function$
-BEGIN
-  -- Only there; what reads the rollups, which it does where no policy is at work, is written for our own path.
-  IF row_security_active(ledger) THEN
-    PERFORM @extschema@._token_usage_caller_path(path);
-  END IF;
-  RETURN QUERY SELECT s.* FROM @extschema@._token_usage_sums(ledger, user_id, agent, bounds, dimension) AS s;
-END
+LANGUAGE sql STABLE ROWS 100 AS $function$
+  SELECT s.* FROM @extschema@._token_usage_ledger_sums(pg_catalog.current_schemas(false), ledger, user_id, agent, bounds, dimension) AS s
 $function$;

@@ -265,6 +265,31 @@ def test_an_unused_ledger_that_grows(place):
             assert rows in (10, 100) and read <= 2 * rows + 2, (sql, analyzed, rows, read)
 
 
+def test_few_rows_are_read_without_the_rollups(place):
+    """Below 64 rows between the bounds nobody asks what is rolled, so who may not read that has the same plans; from 64 on it is asked."""
+    reader = role(place, "reader", "GRANT SELECT ON token_usage TO {}")
+    asked = "SELECT seq_scan, idx_scan FROM pg_stat_xact_all_tables WHERE relname = 'token_usage_rollup_user'"
+    place("ALTER TABLE token_usage SET (autovacuum_enabled = false)")
+    place("TRUNCATE token_usage")
+    insert(place, 63, "now() - i * interval '1 hour'")
+    insert(place, 1000, "now() - i * interval '1 minute'", user=2)
+    assert place("SELECT token_usage_rebuild()")[0][0] > 0
+    for analyzed, more, asks in ((False, 0, True), (True, 0, False), (True, 1, True)):
+        insert(place, more, "now() - i * interval '1 hour'")
+        if analyzed:  # in an autovacuum's time; a ledger that nobody has counted may be empty
+            place("ANALYZE token_usage")
+        for session, counts in ((place, asks), (reader, False)):
+            for sql in ("SELECT sum(requests_count) FROM token_usage_by_agent(1, 60)", "SELECT requests_count FROM token_usage_totals(1, 'all')",
+                        "SELECT token_usage_detailed_count(1)"):
+                session("BEGIN")
+                before = session(asked)
+                assert session(sql) == [(63 + more,)]
+                assert (session(asked) != before) == counts, (sql, analyzed, more)
+                session("COMMIT")
+        right(place)
+    reader.close()
+
+
 def test_many_rows_of_whom_nothing_is_rolled(place):
     """They are read as the planner thinks best, with the caller's own settings."""
     place("TRUNCATE token_usage")
