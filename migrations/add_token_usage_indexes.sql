@@ -2578,6 +2578,10 @@ $function$;
 CREATE OR REPLACE FUNCTION @extschema@._token_usage_kept_fits(ledger regclass, comment text)
 RETURNS boolean LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $function$
 BEGIN
+  -- This is asked once in a session. glibc gives the end of the heap back to the system whenever more than 128 kB of it are free, in some
+  -- sessions after each report, and takes it again for the next, page fault by page fault; until a larger block is freed, from when on
+  -- twice the size of that stays.
+  PERFORM length(repeat(' ', 524288));
   RETURN comment = (SELECT @extschema@._token_usage_kept_comment(c.oid, n.nspname, c.relpersistence)
                       FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = ledger)
      AND @extschema@._token_usage_as_now(ledger);
