@@ -38,6 +38,7 @@ OBJS = \
 	pg_ext/rollup_pieces.o \
 	pg_ext/stats.o \
 	pg_ext/sums.o \
+	pg_ext/user_scan.o \
 	pg_ext/zone.o
 
 EXTENSION = pg_ext/token_usage

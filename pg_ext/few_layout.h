@@ -60,6 +60,18 @@ inline bool is_integer(Oid type) {
   return type == INT8OID || type == INT4OID || type == INT2OID;
 }
 
+// A value of such a type.
+inline std::int64_t integer_of(Oid type, Datum value) {
+  switch (type) {
+    case INT8OID:
+      return DatumGetInt64(value);
+    case INT4OID:
+      return DatumGetInt32(value);
+    default:
+      return DatumGetInt16(value);
+  }
+}
+
 inline bool is_text(Oid type) {
   return type == TEXTOID || type == VARCHAROID;
 }

@@ -4,20 +4,15 @@
 #include <cstdint>
 #include <cstring>
 
-#include "few_layout.h"
 #include "guard.h"
 #include "money.h"
 #include "plain_table.h"
+#include "user_scan.h"
 
 extern "C" {
-#include <access/genam.h>
-#include <access/htup_details.h>
-#include <access/relscan.h>
 #include <access/tableam.h>
 #include <executor/executor.h>
-#include <executor/tuptable.h>
 #include <storage/bufmgr.h>
-#include <utils/fmgroids.h>
 #include <utils/snapmgr.h>
 }
 
@@ -27,72 +22,6 @@ namespace {
 
 // To read more rows than these takes as long as to read what is rolled of them.
 constexpr int kMostRows = 500;
-
-// The user as a value of that type; false where only the server can tell.
-bool user_value(const FewQuestion &question, Oid type, Datum *value) {
-  const char *const data = VARDATA_ANY(question.user);
-  const auto size = static_cast<std::size_t>(VARSIZE_ANY_EXHDR(question.user));
-  if (is_text(type)) {
-    *value = PointerGetDatum(question.user);
-    return true;
-  }
-  if (type == UUIDOID) {
-    // As the server writes one; other forms that it takes are rare.
-    constexpr std::string_view form = "xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx";
-    for (std::size_t i = 0; i < size; ++i) {
-      const bool hex = (data[i] >= '0' && data[i] <= '9') || (data[i] >= 'a' && data[i] <= 'f');
-      if (size != form.size() || (form[i] == 'x' ? !hex : data[i] != '-')) {
-        return false;
-      }
-    }
-    if (size == 0) {
-      return false;
-    }
-    *value = DirectFunctionCall1(uuid_in, CStringGetDatum(text_to_cstring(question.user)));
-    return true;
-  }
-  std::size_t at = size > 0 && data[0] == '-' ? 1 : 0;
-  if (at == size || size > 18) {
-    return false;
-  }
-  std::int64_t number = 0;
-  for (; at < size; ++at) {
-    if (data[at] < '0' || data[at] > '9') {
-      return false;
-    }
-    number = number * 10 + (data[at] - '0');
-  }
-  number = data[0] == '-' ? -number : number;
-  if (type == INT4OID) {
-    *value = Int32GetDatum(static_cast<std::int32_t>(number));
-    return number == static_cast<std::int32_t>(number);
-  }
-  *value = Int64GetDatum(number);
-  return true;
-}
-
-RegProcedure equals(Oid type) {
-  return type == UUIDOID   ? F_UUID_EQ
-         : is_text(type)   ? F_TEXTEQ
-         : type == INT4OID ? F_INT4EQ
-                           : F_INT8EQ;
-}
-
-void user_key(ScanKeyData *key, Relation index, Oid type, Datum value) {
-  ScanKeyEntryInitialize(key, 0, 1, BTEqualStrategyNumber, InvalidOid,
-                         is_text(type) ? index->rd_indcollation[0] : InvalidOid, equals(type),
-                         value);
-}
-
-IndexScanDesc begin_scan(Relation table, Relation index, ScanKeyData *keys, int count) {
-  IndexScanDesc const scan = index_beginscan(table, index, GetActiveSnapshot(),
-#if PG_VERSION_NUM >= 180000
-                                             nullptr,
-#endif
-                                             count, 0);
-  index_rescan(scan, keys, count, nullptr, 0);
-  return scan;
-}
 
 // A row of the ledger, as the layout tells its columns.
 class Reader {
@@ -110,7 +39,7 @@ class Reader {
       bool null = false;
       Datum const value = slot_getattr(slot_, layout_.others[i], &null);
       if (i == kId) {
-        row->id = null ? 0 : number_of(layout_.id_type, value);
+        row->id = null ? 0 : integer_of(layout_.id_type, value);
       } else {
         row->others[i] = text_of(value, null);
       }
@@ -143,18 +72,8 @@ class Reader {
   [[nodiscard]] Datum value(FewColumn column) const {
     return slot_->tts_values[layout_.columns[column] - 1];
   }
-  [[nodiscard]] static std::int64_t number_of(Oid type, Datum value) {
-    switch (type) {
-      case INT8OID:
-        return DatumGetInt64(value);
-      case INT4OID:
-        return DatumGetInt32(value);
-      default:
-        return DatumGetInt16(value);
-    }
-  }
   [[nodiscard]] std::int64_t count_of(FewColumn column) const {
-    return null(column) ? 0 : number_of(layout_.types[column], value(column));
+    return null(column) ? 0 : integer_of(layout_.types[column], value(column));
   }
   [[nodiscard]] static FewText text_of(Datum value, bool null) {
     return {null ? nullptr : DatumGetTextPP(value)};
@@ -170,15 +89,6 @@ class Reader {
   const FewLayout &layout_;
   TupleTableSlot *slot_;
 };
-
-// A time without zone is UTC: the same number, compared by the same functions.
-void time_keys(ScanKeyData *keys, const FewQuestion &question) {
-  const bool open = question.from == DT_NOBEGIN;
-  ScanKeyInit(&keys[0], 2, open ? BTGreaterStrategyNumber : BTGreaterEqualStrategyNumber,
-              open ? F_TIMESTAMP_GT : F_TIMESTAMP_GE, TimestampTzGetDatum(question.from));
-  ScanKeyInit(&keys[1], 2, BTLessStrategyNumber, F_TIMESTAMP_LT,
-              TimestampTzGetDatum(question.until));
-}
 
 // Goes through the rows of a scan.
 class Walk {
@@ -267,42 +177,18 @@ class Walk {
 
 bool scan_rows(Relation ledger, const FewLayout &layout, const FewQuestion &question,
                TakeFewRow take, void *context) {
-  Datum user = 0;
-  if (!user_value(question, layout.types[kUser], &user)) {
+  UserScan scan;
+  if (!open_user_scan(ledger, layout, question.user, question.from, question.until, &scan)) {
     return false;
   }
-  Relation const index = index_open(layout.index, AccessShareLock);
-  // As the planner asks of an index whose rows had changed under way when it was made.
-  if (!index->rd_index->indisvalid ||
-      (index->rd_index->indcheckxmin &&
-       !TransactionIdPrecedes(HeapTupleHeaderGetXmin(index->rd_indextuple->t_data),
-                              TransactionXmin))) {
-    index_close(index, AccessShareLock);
-    return false;
-  }
-  ScanKeyData keys[3];
-  user_key(&keys[0], index, layout.types[kUser], user);
-  time_keys(&keys[1], question);
-  IndexScanDesc const scan = begin_scan(ledger, index, keys, 3);
-  TupleTableSlot *const slot = table_slot_create(ledger, nullptr);
-  Walk walk(scan, slot, layout, question);
+  Walk walk(scan.scan, scan.slot, layout, question);
   FewTaken taken = walk.first(take, context);
   if (taken == FewTaken::more) {
-    index_rescan(scan, keys, 3, nullptr, 0);
+    rewind_user_scan(&scan);
     taken = walk.rest(take, context);
   }
-  index_endscan(scan);
-  ExecDropSingleTupleTableSlot(slot);
-  index_close(index, AccessShareLock);
+  close_user_scan(&scan);
   return taken == FewTaken::enough;
-}
-
-// Whether the caller may read the whole table, with no row security. Where something has its own say
-// in what a query may read, or keeps a record of it, a query has to ask.
-bool is_open(Oid table) {
-  return ExecutorCheckPerms_hook == nullptr &&
-         check_enable_rls(table, InvalidOid, true) != RLS_ENABLED &&
-         pg_class_aclcheck(table, GetUserId(), ACL_SELECT) == ACLCHECK_OK;
 }
 
 }  // namespace
@@ -312,13 +198,10 @@ bool read_few_rows(const FewQuestion &question, TakeFewRow take, void *context) 
     return false;
   }
   Relation const ledger = relation_open(question.ledger, AccessShareLock);
-  bool good = false;
-  // What inherits from it is read too by a query.
-  if (!ledger->rd_rel->relhassubclass) {
-    const FewLayout layout = few_layout(ledger);
-    good = layout.usable && (layout.pages || question.kind != FewKind::page) &&
-           scan_rows(ledger, layout, question, take, context);
-  }
+  FewLayout layout;
+  const bool good = find_user_layout(ledger, &layout) &&
+                    (layout.pages || question.kind != FewKind::page) &&
+                    scan_rows(ledger, layout, question, take, context);
   relation_close(ledger, NoLock);
   return good;
 }

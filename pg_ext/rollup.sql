@@ -224,7 +224,8 @@ $rollup$;
 
 -- Fills a template about one ledger in: {s} its schema, {ledger} its name, {l} the name as a literal, {user_type},
 -- {epoch} the epoch in force or NULL, {rollup_columns} and {merge} for INSERT, {row} and {new} and {old} the measures of row t, NEW, OLD, {bulk_row}, {at} and its
--- like the instants, {x.lo} an instant compared with the ledger's own created_at, {flags}, {ctes}.
+-- like the instants, {x.lo} an instant compared with the ledger's own created_at, {flags}, {again} the rows up to which a month is read
+-- again, {user_lock} of user usr and {state_lock}, {ctes}.
 CREATE OR REPLACE FUNCTION @extschema@._token_usage_rollup_text(ledger oid, template text)
 RETURNS text LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $rollup$
 DECLARE
@@ -251,6 +252,10 @@ BEGIN
       'sign * ', ''), 'sum(sign)', 'count(*)'), 'sum(CASE WHEN usd IS NULL THEN sign ELSE 0 END)', 'count(*) - count(usd)'),
       'sum(CASE WHEN ms IS NULL THEN 0 ELSE sign END)', 'count(ms)'));
   END IF;
+  filled := replace(filled, '{again}', '4096');
+  -- The parts of the users, 64 of them, and the state: who works on them holds these to the end of his transaction.
+  filled := replace(filled, '{user_lock}', 'hashtextextended(''token_usage_rollup_part'', {l}::regclass::oid::bigint) # (hashtextextended(usr::text, 0) & 63)');
+  filled := replace(filled, '{state_lock}', 'hashtextextended(''token_usage_rollup_state'', {l}::regclass::oid::bigint)');
   filled := replace(filled, '{flags}', @extschema@._token_usage_rollup_flags());
   filled := replace(filled, '{merge}', @extschema@._token_usage_rollup_merge());
   filled := replace(filled, '{rollup_columns}', 'user_id, kind, bucket, key1, key2, nulls, requests, prompt, completion, total, usd, rub, unpriced, ms_sum, ms_count');
@@ -270,7 +275,7 @@ BEGIN
       filled := replace(filled, '{' || word || '}', @extschema@._token_usage_rollup_expression(ledger, 'created_at', alias));
     END IF;
   END LOOP;
-  FOREACH word IN ARRAY ARRAY['p.lo', 'p.hi', '$3[1]', '$3[array_upper($3, 1)]', 'from_at', 'to_at', 'month_at', 'month_end', 'sealed', 'r.sealed_until', 's.confirmed', '$1', '$2', '$3'] LOOP
+  FOREACH word IN ARRAY ARRAY['p.lo', 'p.hi', '$3[1]', '$3[array_upper($3, 1)]', 'from_at', 'to_at', 'month_at', 'month_end', 'sealed', 'until', '$1', '$2', '$3'] LOOP
     filled := replace(filled, '{' || word || '}', CASE WHEN plain THEN 'timezone(''UTC'', ' || word || ')' ELSE word END);
   END LOOP;
   -- The factor as a float8: of another type it would be one more node of the WHEN clauses, which the server parses and plans for each statement.

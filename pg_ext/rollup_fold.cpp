@@ -1,7 +1,12 @@
-// _token_usage_rollup_fold: what a ledger's token_usage_rollup_fold() computes, added up in
-// integers (rollup_fold.h), by statements whose plans are kept (kept_query.h): one takes the deltas
-// and one reads the rows, in one snapshot; one adds the sums to what is stored. In SQL, the numeric
-// sums of three grouping sets take most of the time that a seal costs.
+// What seals, in C++: the numeric sums of three grouping sets take most of the time of it in SQL.
+// Sums are added up in integers (rollup_fold.h), and added to what is stored by a statement whose
+// plan is kept (kept_query.h).
+//   _token_usage_rollup_fold: what a ledger's token_usage_rollup_fold() computes. One kept statement
+//     takes the deltas and one reads the rows, in one snapshot.
+//   _token_usage_rollup_waiting, _token_usage_rollup_seal: a visit in its plainest and most frequent
+//     form, where nothing waits but rows of a month whose rollups stay as they are. The rows are
+//     counted by the index alone and read by it without a query (user_scan.h). Most of what a visit
+//     costs is to come by the pages of the ledger, since the rows of a user lie apart.
 #include <cstdint>
 #include <cstring>
 
@@ -10,8 +15,11 @@
 #include "owned.h"
 #include "rollup_fold.h"
 #include "rollup_row.h"
+#include "user_scan.h"
 
 extern "C" {
+#include <access/relation.h>
+#include <access/tableam.h>
 #include <access/xact.h>
 #include <utils/snapmgr.h>
 }
@@ -27,6 +35,7 @@ struct Shape {
 constexpr Shape kDeltas = {"deltas"};
 constexpr Shape kRows = {"rows"};
 constexpr Shape kMerge = {"merge"};
+constexpr Shape kPlain = {"plain"};
 
 char *text_of(const KeptKey &key) {
   Shape shape;
@@ -40,6 +49,12 @@ char *text_of(const KeptKey &key) {
 SPIPlanPtr prepare_range(const KeptKey &key) {
   Oid types[] = {TEXTOID, TIMESTAMPTZOID, TIMESTAMPTZOID};
   return prepare_text(text_of(key), 3, types, CURSOR_OPT_GENERIC_PLAN);
+}
+
+// $1 user id as text, $2 and $3 the range, $4 how many rows at most are in it.
+SPIPlanPtr prepare_plain(const KeptKey &key) {
+  Oid types[] = {TEXTOID, TIMESTAMPTZOID, TIMESTAMPTZOID, INT4OID};
+  return prepare_text(text_of(key), 4, types, CURSOR_OPT_GENERIC_PLAN);
 }
 
 SPIPlanPtr prepare_merge(const KeptKey &key) {
@@ -128,9 +143,137 @@ void fill_columns(RollupFold *fold, const BulkSums *sums, std::size_t count, Dat
   }
 }
 
+// Adds the sums to what is stored.
+void merge(FunctionCallInfo fcinfo, Oid ledger, Datum user, RollupFold *fold) {
+  const auto *const sums = guarded([fold] { return &fold->sums(); });
+  if (!sums->empty()) {
+    Datum values[kRollupColumns + 1] = {user};
+    fill_columns(fold, sums->data(), sums->size(), values);
+    execute_kept(kept_key(fcinfo, ledger, kMerge), prepare_merge, values, InvalidSnapshot);
+  }
+}
+
+// The layout of a ledger whose rows are those of kRowTypes, or of integers that become so.
+bool is_plain(Relation ledger, FewLayout *layout) {
+  return is_open(RelationGetRelid(ledger)) && find_user_layout(ledger, layout) &&
+         layout->types[kUsd] == NUMERICOID &&
+         layout->types[kRub] == NUMERICOID && is_integer(layout->types[kExecution]);
+}
+
+// Adds the rows of a scan up; how many there are.
+std::int64_t add_rows(const UserScan &scan, const FewLayout &layout, RollupFold *fold) {
+  // In the order of kRowTypes.
+  constexpr FewColumn columns[kRowColumns] = {kCreated, kAgent, kProvider, kModel, kPrompt,
+                                              kCompletion, kTotal, kUsd, kRub, kExecution};
+  std::int64_t rows = 0;
+  while (index_getnext_slot(scan.scan, ForwardScanDirection, scan.slot)) {
+    CHECK_FOR_INTERRUPTS();
+    slot_getsomeattrs(scan.slot, layout.last);
+    Datum values[kRowColumns];
+    bool nulls[kRowColumns];
+    for (int i = 0; i < kRowColumns; ++i) {
+      const int at = layout.columns[columns[i]] - 1;
+      values[i] = scan.slot->tts_values[at];
+      nulls[i] = scan.slot->tts_isnull[at];
+      if (kRowTypes[i] == INT8OID && !nulls[i]) {
+        values[i] = Int64GetDatum(integer_of(layout.types[columns[i]], values[i]));
+      }
+    }
+    add_row(fold, values, nulls, 1);
+    ++rows;
+  }
+  return rows;
+}
+
+// The month of the range and what of it is rolled, where the seal of it is plain.
+bool find_plain_month(const KeptKey &key, const Datum *values, TimestampTz *month, int *flags) {
+  execute_kept(key, prepare_plain, values, GetActiveSnapshot());
+  const bool found = SPI_processed == 1;
+  if (found) {
+    bool null = false;
+    *month = DatumGetTimestampTz(
+        SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &null));
+    *flags = DatumGetInt16(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2, &null));
+  }
+  SPI_freetuptable(SPI_tuptable);
+  return found;
+}
+
 }  // namespace
 
 extern "C" {
+
+// _token_usage_rollup_waiting(ledger oid, user_id text, from_at timestamptz, to_at timestamptz, most
+// integer) returns integer: how many rows there are, or that there are more than `most`; rows that
+// are dead may count. NULL where only a query can tell.
+PG_FUNCTION_INFO_V1(token_usage_rollup_waiting);
+PGDLLEXPORT Datum token_usage_rollup_waiting(PG_FUNCTION_ARGS) {
+  const int most = PG_GETARG_INT32(4);
+  Relation const ledger = relation_open(PG_GETARG_OID(0), AccessShareLock);
+  FewLayout layout;
+  UserScan scan;
+  const bool good =
+      is_plain(ledger, &layout) && open_user_scan(ledger, layout, PG_GETARG_TEXT_PP(1),
+                                                  PG_GETARG_TIMESTAMPTZ(2),
+                                                  PG_GETARG_TIMESTAMPTZ(3), &scan);
+  int rows = 0;
+  if (good) {
+    while (rows <= most && index_getnext_tid(scan.scan, ForwardScanDirection) != nullptr) {
+      CHECK_FOR_INTERRUPTS();
+      ++rows;
+    }
+    close_user_scan(&scan);
+  }
+  relation_close(ledger, NoLock);
+  if (!good) {
+    PG_RETURN_NULL();
+  }
+  PG_RETURN_INT32(rows);
+}
+
+// _token_usage_rollup_seal(ledger oid, user_id text, from_at timestamptz, to_at timestamptz, waiting
+// integer) returns bigint: adds the rows to the rollups; how many there were. NULL where that is not
+// all that there is to do, and then nothing is done.
+PG_FUNCTION_INFO_V1(token_usage_rollup_seal);
+PGDLLEXPORT Datum token_usage_rollup_seal(PG_FUNCTION_ARGS) {
+  Oid const oid = PG_GETARG_OID(0);
+  const Datum range[] = {PG_GETARG_DATUM(1), PG_GETARG_DATUM(2), PG_GETARG_DATUM(3),
+                         PG_GETARG_DATUM(4)};
+  if (SPI_connect() != SPI_OK_CONNECT) {
+    elog(ERROR, "token_usage: SPI_connect failed");
+  }
+  Relation const ledger = relation_open(oid, AccessShareLock);
+  FewLayout layout;
+  UserScan scan;
+  TimestampTz month = 0;
+  int flags = 0;
+  std::int64_t rows = 0;
+  // That there is no delta, and which rows there are, is to be seen together.
+  CommandCounterIncrement();
+  PushActiveSnapshot(GetTransactionSnapshot());
+  const bool good =
+      is_plain(ledger, &layout) &&
+      find_plain_month(kept_key(fcinfo, oid, kPlain), range, &month, &flags) &&
+      open_user_scan(ledger, layout, PG_GETARG_TEXT_PP(1), PG_GETARG_TIMESTAMPTZ(2),
+                     PG_GETARG_TIMESTAMPTZ(3), &scan);
+  if (good) {
+    auto *const slot = Owned<RollupFold>::create();
+    RollupFold *const fold = slot->fill([=] { return new RollupFold(month, flags); });
+    rows = add_rows(scan, layout, fold);
+    close_user_scan(&scan);
+    PopActiveSnapshot();
+    merge(fcinfo, oid, PG_GETARG_DATUM(1), fold);
+    slot->clear();
+  } else {
+    PopActiveSnapshot();
+  }
+  relation_close(ledger, NoLock);
+  SPI_finish();
+  if (!good) {
+    PG_RETURN_NULL();
+  }
+  PG_RETURN_INT64(rows);
+}
 
 // _token_usage_rollup_fold(ledger oid, user_id text, month timestamptz, from_at timestamptz, to_at
 // timestamptz, flags smallint)
@@ -143,7 +286,6 @@ PGDLLEXPORT Datum token_usage_rollup_fold(PG_FUNCTION_ARGS) {
   }
   auto *const slot = Owned<RollupFold>::create();
   RollupFold *const fold = slot->fill([=] { return new RollupFold(month, flags); });
-  const KeptKey key = kept_key(fcinfo, PG_GETARG_OID(0), kMerge);
   // A row and the deltas of its changes are seen together or not at all.
   CommandCounterIncrement();
   PushActiveSnapshot(GetTransactionSnapshot());
@@ -155,12 +297,7 @@ PGDLLEXPORT Datum token_usage_rollup_fold(PG_FUNCTION_ARGS) {
     read_rows(kept_key(fcinfo, PG_GETARG_OID(0), kRows), of_rows, fold);
   }
   PopActiveSnapshot();
-  const auto *const sums = guarded([fold] { return &fold->sums(); });
-  if (!sums->empty()) {
-    Datum values[kRollupColumns + 1] = {PG_GETARG_DATUM(1)};
-    fill_columns(fold, sums->data(), sums->size(), values);
-    execute_kept(key, prepare_merge, values, InvalidSnapshot);
-  }
+  merge(fcinfo, PG_GETARG_OID(0), PG_GETARG_DATUM(1), fold);
   slot->clear();
   SPI_finish();
   PG_RETURN_VOID();

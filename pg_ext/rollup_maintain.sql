@@ -14,6 +14,81 @@ DECLARE
   guard_due boolean;
   sealed timestamptz;
   until timestamptz;
+  late bigint;
+  waiting integer;
+  work bigint;
+  native text;
+BEGIN
+  IF usr IS NULL OR current_setting('transaction_isolation') <> 'read committed' OR row_security_active({l}::regclass)
+     OR NOT has_table_privilege({l}::regclass, 'SELECT') THEN
+    RETURN 0;
+  END IF;
+  SELECT e.epoch, r.user_id IS NOT NULL, r.sealed_until, greatest(s.confirmed, r.sealed_until),
+         s.horizon IS NOT NULL OR s.confirmed IS NULL OR s.confirmed < now() - interval '0.2 seconds',
+         (SELECT count(*) FROM {s}.token_usage_delta d WHERE d.user_id = usr AND d.sign <> 0)
+    INTO now_epoch, known, sealed, until, guard_due, late
+    FROM (SELECT {epoch} AS epoch) e
+    LEFT JOIN {s}.token_usage_rollup_user r ON r.user_id = usr AND r.epoch = e.epoch
+    LEFT JOIN {s}.token_usage_rollup_state s ON s.epoch = e.epoch;
+  IF now_epoch IS NULL THEN
+    PERFORM {s}.token_usage_rollup_begin();
+    RETURN 0;
+  END IF;
+  IF guard_due AND {s}.token_usage_rollup_confirm() AND known THEN
+    RETURN {s}.token_usage_rollup_visit(usr, max_rows, zeal);  -- more waits below the guard now
+  END IF;
+  IF NOT known THEN
+    work := {s}.token_usage_rollup_meet(usr, now_epoch, max_rows);
+    RETURN coalesce(work, {s}.token_usage_rollup_visit(usr, max_rows, zeal));
+  ELSIF until = sealed AND late = 0 THEN
+    RETURN 0;
+  END IF;
+  IF zeal = 0 THEN
+    native := {s}.token_usage_rollup_native('_token_usage_rollup_waiting', 'oid, text, timestamp with time zone, timestamp with time zone, integer');
+    IF native IS NOT NULL THEN
+      EXECUTE 'SELECT ' || native || '($1, $2, $3, $4, $5)' INTO waiting USING {l}::regclass::oid, usr::text, sealed, until, max_rows;
+      IF waiting < 128 AND late < 64 THEN
+        RETURN 0;
+      END IF;
+    END IF;
+    IF waiting BETWEEN 128 AND max_rows AND late = 0 THEN
+      IF NOT {s}.token_usage_rollup_hold(usr, now_epoch, sealed) THEN
+        RETURN 0;
+      END IF;
+      native := {s}.token_usage_rollup_native('_token_usage_rollup_seal', 'oid, text, timestamp with time zone, timestamp with time zone, integer');
+      BEGIN
+        EXECUTE 'SELECT ' || native || '($1, $2, $3, $4, $5)' INTO work USING {l}::regclass::oid, usr::text, sealed, until, waiting;
+        IF work IS NOT NULL THEN
+          UPDATE {s}.token_usage_rollup_user SET sealed_until = until WHERE user_id = usr;
+          RETURN work;
+        END IF;
+      EXCEPTION WHEN numeric_value_out_of_range THEN
+        NULL;  -- more than it adds up
+      END;
+    END IF;
+  END IF;
+  RETURN {s}.token_usage_rollup_work(usr, now_epoch, sealed, until, max_rows, zeal);
+END
+$code$;
+$sql$), ('{s}.token_usage_rollup_hold({user_type}, uuid, timestamptz)', $sql$
+CREATE OR REPLACE FUNCTION {s}.token_usage_rollup_hold(usr {user_type}, now_epoch uuid, sealed timestamptz) RETURNS boolean
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan AS $code$
+-- Whether it is for us to work on a user until the transaction ends. Not where somebody else does or, by his seal, has done it meanwhile. Of the
+-- row alone SKIP LOCKED would be enough, if it did not itself wait where the row is changed and committed and locked again under its eyes; so there
+-- is a lock before it for whose taking nobody ever waits. One for each of 64 parts of the users, as a transaction may have very many users.
+BEGIN
+  IF NOT pg_try_advisory_xact_lock({user_lock}) THEN
+    RETURN false;
+  END IF;
+  PERFORM FROM {s}.token_usage_rollup_user r WHERE r.user_id = usr AND r.epoch = now_epoch AND r.sealed_until = sealed FOR UPDATE SKIP LOCKED;
+  RETURN FOUND;
+END
+$code$;
+$sql$), ('{s}.token_usage_rollup_work({user_type}, uuid, timestamptz, timestamptz, integer, integer)', $sql$
+CREATE OR REPLACE FUNCTION {s}.token_usage_rollup_work(usr {user_type}, now_epoch uuid, sealed timestamptz, until timestamptz, max_rows integer, zeal integer)
+RETURNS bigint LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan AS $code$
+-- What a visit does, in every case, for a user who is sealed up to `sealed` and may be up to `until`.
+DECLARE
   till timestamptz;
   waiting bigint;
   late bigint;
@@ -35,46 +110,25 @@ DECLARE
   have bigint;
   n bigint;
 BEGIN
-  IF usr IS NULL OR current_setting('transaction_isolation') <> 'read committed' OR row_security_active({l}::regclass)
-     OR NOT has_table_privilege({l}::regclass, 'SELECT') THEN
-    RETURN 0;
-  END IF;
   -- What waits: the rows between the seal and the guard, and the deltas, by month. Most of what a visit costs is to come by the pages of the
   -- ledger, since the rows of a user lie apart, so they are counted once. Past the seal a ledger's row counts and a delta does not; but its
   -- month must be folded, lest it stay.
-  SELECT e.epoch, r.user_id IS NOT NULL, r.sealed_until, greatest(s.confirmed, r.sealed_until),
-         s.horizon IS NOT NULL OR s.confirmed IS NULL OR s.confirmed < now() - interval '0.2 seconds',
-         coalesce(w.waiting, 0), w.till, coalesce(w.late, 0), w.months, w.tail, w.incoming
-    INTO now_epoch, known, sealed, until, guard_due, waiting, till, late, months, tail, incoming
-    FROM (SELECT {epoch} AS epoch) e
-    LEFT JOIN {s}.token_usage_rollup_user r ON r.user_id = usr AND r.epoch = e.epoch
-    LEFT JOIN {s}.token_usage_rollup_state s ON s.epoch = e.epoch
-    LEFT JOIN LATERAL (
-      SELECT sum(y.waiting) AS waiting, max(y.till) AS till, sum(y.late) AS late,
-             array_agg(y.month_of ORDER BY y.month_of) FILTER (WHERE y.month_of IS NOT NULL) AS months,
-             array_agg(y.waiting ORDER BY y.month_of) FILTER (WHERE y.month_of IS NOT NULL) AS tail,
-             array_agg(y.n ORDER BY y.month_of) FILTER (WHERE y.month_of IS NOT NULL) AS incoming
-        FROM (SELECT x.month_of, sum(x.waiting)::bigint AS waiting, max(x.till) AS till, sum(x.late)::bigint AS late, sum(x.n)::bigint AS n
-                FROM (SELECT timezone('UTC', date_trunc('month', timezone('UTC', w.at))) AS month_of, count(*) AS waiting, max(w.at) AS till, 0 AS late, 0 AS n
-                        FROM (SELECT {at} AS at FROM {ledger} t WHERE t.user_id = usr AND t.created_at >= {r.sealed_until}
-                                 AND t.created_at < {s.confirmed} AND t.created_at > '-infinity' ORDER BY t.created_at LIMIT max_rows + 1) w GROUP BY 1
-                      UNION ALL
-                      SELECT CASE WHEN d.created_at < greatest(s.confirmed, r.sealed_until) AND isfinite(d.created_at)
-                                  THEN timezone('UTC', date_trunc('month', timezone('UTC', d.created_at))) END,
-                             0, NULL, count(*), sum(CASE WHEN d.created_at < r.sealed_until THEN d.sign ELSE 0 END)
-                        FROM {s}.token_usage_delta d WHERE d.user_id = usr AND d.sign <> 0 GROUP BY 1) x
-               GROUP BY 1) y) w ON r.user_id IS NOT NULL;
-  IF now_epoch IS NULL THEN
-    PERFORM {s}.token_usage_rollup_begin();
-    RETURN 0;
-  END IF;
-  IF guard_due AND {s}.token_usage_rollup_confirm() AND known AND waiting < 128 THEN
-    RETURN {s}.token_usage_rollup_visit(usr, max_rows, zeal);  -- more may wait below the guard now
-  END IF;
-  IF NOT known THEN
-    work := {s}.token_usage_rollup_meet(usr, now_epoch, max_rows);
-    RETURN coalesce(work, {s}.token_usage_rollup_visit(usr, max_rows, zeal));
-  ELSIF waiting > max_rows THEN
+  SELECT coalesce(sum(y.waiting), 0), max(y.till), coalesce(sum(y.late), 0),
+         array_agg(y.month_of ORDER BY y.month_of) FILTER (WHERE y.month_of IS NOT NULL),
+         array_agg(y.waiting ORDER BY y.month_of) FILTER (WHERE y.month_of IS NOT NULL),
+         array_agg(y.n ORDER BY y.month_of) FILTER (WHERE y.month_of IS NOT NULL)
+    INTO waiting, till, late, months, tail, incoming
+    FROM (SELECT x.month_of, sum(x.waiting)::bigint AS waiting, max(x.till) AS till, sum(x.late)::bigint AS late, sum(x.n)::bigint AS n
+            FROM (SELECT timezone('UTC', date_trunc('month', timezone('UTC', w.at))) AS month_of, count(*) AS waiting, max(w.at) AS till, 0 AS late, 0 AS n
+                    FROM (SELECT {at} AS at FROM {ledger} t WHERE t.user_id = usr AND t.created_at >= {sealed}
+                             AND t.created_at < {until} AND t.created_at > '-infinity' ORDER BY t.created_at LIMIT max_rows + 1) w GROUP BY 1
+                  UNION ALL
+                  SELECT CASE WHEN d.created_at < until AND isfinite(d.created_at)
+                              THEN timezone('UTC', date_trunc('month', timezone('UTC', d.created_at))) END,
+                         0, NULL, count(*), sum(CASE WHEN d.created_at < sealed THEN d.sign ELSE 0 END)
+                    FROM {s}.token_usage_delta d WHERE d.user_id = usr AND d.sign <> 0 GROUP BY 1) x
+           GROUP BY 1) y;
+  IF waiting > max_rows THEN
     until := greatest(till, sealed + interval '1 microsecond');
   ELSIF zeal < 2 AND waiting < 128 THEN
     IF late = 0 OR zeal < 1 AND late < 64 THEN
@@ -84,9 +138,7 @@ BEGIN
   ELSIF until = sealed AND late = 0 THEN
     RETURN 0;
   END IF;
-  -- Who sealed meanwhile has done it.
-  PERFORM FROM {s}.token_usage_rollup_user r WHERE r.user_id = usr AND r.epoch = now_epoch AND r.sealed_until = sealed FOR UPDATE SKIP LOCKED;
-  IF NOT FOUND THEN
+  IF NOT {s}.token_usage_rollup_hold(usr, now_epoch, sealed) THEN
     RETURN 0;
   END IF;
 
@@ -109,7 +161,7 @@ BEGIN
                    LIMIT CASE WHEN zeal < 2 THEN 8192 END) x;
         END IF;
         c := have + n;
-        again := have <= 4096 OR zeal = 2;  -- whether the month may be read again, for what it is to be rolled by from now on
+        again := have <= {again} OR zeal = 2;  -- whether the month may be read again, for what it is to be rolled by from now on
         IF old_flags & 2 = 0 AND again THEN
           -- Not by count(DISTINCT), which sorts.
           SELECT count(*) INTO g
@@ -166,6 +218,9 @@ DECLARE
   old_epoch uuid;
   work bigint := 0;
 BEGIN
+  IF NOT pg_try_advisory_xact_lock({user_lock}) THEN
+    RETURN 0;
+  END IF;
   SELECT r.epoch INTO old_epoch FROM {s}.token_usage_rollup_user r WHERE r.user_id = usr FOR UPDATE SKIP LOCKED;
   IF old_epoch <> now_epoch THEN
     -- Left by an epoch that is over: clear it away, some at a time; readers do not look at it.

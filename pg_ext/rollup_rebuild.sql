@@ -42,7 +42,13 @@ BEGIN
   IF NOT {s}.token_usage_rollup_begin() THEN
     RETURN 0;
   END IF;
+  PERFORM pg_advisory_xact_lock({state_lock});
   SELECT * INTO st FROM {s}.token_usage_rollup_state s WHERE s.epoch = {epoch} FOR UPDATE;
+  IF usr IS NULL THEN
+    PERFORM pg_advisory_xact_lock(hashtextextended('token_usage_rollup_part', {l}::regclass::oid::bigint) # i) FROM generate_series(0, 63) i;
+  ELSE
+    PERFORM pg_advisory_xact_lock({user_lock});
+  END IF;
   PERFORM FROM {s}.token_usage_rollup_user r WHERE usr IS NULL OR r.user_id = usr ORDER BY r.user_id FOR UPDATE;
 
   -- Raise the guard, and wait for whoever may have missed it; if that takes too long, stay below the old one.

@@ -107,6 +107,10 @@ DECLARE
   top bigint;
   mine bigint;
 BEGIN
+  -- See token_usage_rollup_hold() for why there are two locks.
+  IF NOT pg_try_advisory_xact_lock({state_lock}) THEN
+    RETURN false;
+  END IF;
   SELECT * INTO st FROM {s}.token_usage_rollup_state WHERE epoch = {epoch} FOR UPDATE SKIP LOCKED;
   IF NOT FOUND THEN
     RETURN false;

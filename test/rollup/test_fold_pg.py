@@ -13,7 +13,7 @@ ONCE = ("native := NULL;", "RAISE EXCEPTION 'by SQL';")
 
 def change(session, *pairs):
     """Rewrites the ledger's own function."""
-    (text,), = session("SELECT pg_get_functiondef(oid) FROM pg_proc WHERE proname = 'token_usage_rollup_visit'")
+    (text,), = session("SELECT pg_get_functiondef(oid) FROM pg_proc WHERE proname = 'token_usage_rollup_work'")
     for old, new in pairs:
         assert old in text
         text = text.replace(old, new)
@@ -80,6 +80,87 @@ def test_nobody_else_s_function_is_run(ledger, seed):  # noqa: F811
     ledger("DROP FUNCTION public._token_usage_rollup_fold(oid, text, timestamptz, timestamptz, timestamptz, smallint)")
     ledger("CREATE EXTENSION token_usage")
     assert ledger("SELECT * FROM token_usage_verify()") == []
+
+
+PLAIN = [name for name in LEDGERS if not any(word in name for word in ("floats", "smallints", "domains"))]
+# A little later than the last row, so that it is newer than the guard and leaves no delta.
+NEW = "(clock_timestamp() + interval '1 microsecond')"
+
+
+def by_visits(session, kind):
+    """Seals all rows of user 1 by visits as writers make them, which must find them plain: what else they would do is an error here."""
+    session("CREATE OR REPLACE FUNCTION token_usage_rollup_work(usr {0}, now_epoch uuid, sealed timestamptz, until timestamptz, max_rows integer, "
+            "zeal integer) RETURNS bigint LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS "
+            "$$BEGIN RAISE EXCEPTION 'not plain'; END$$".format({"integer": "bigint", "varchar(60)": "text"}.get(kind, kind)))
+    for _ in range(100):
+        session(f"SELECT token_usage_rollup_visit({user(kind, 1)}, 4096, 0)")
+        if session(f"SELECT every(t.created_at < timezone('UTC', r.sealed_until)) FROM token_usage t JOIN token_usage_rollup_user r "
+                   f"ON r.user_id = t.user_id WHERE t.user_id = {user(kind, 1)} AND isfinite(t.created_at)") == [(True,)]:
+            return
+    raise AssertionError("the rows were not sealed")
+
+
+@pytest.mark.parametrize("ledger", PLAIN, indirect=True)
+def test_rows_alone_are_sealed_by_the_index(ledger, seed):  # noqa: F811
+    ledger("SET timezone = 'UTC'")
+    fill(ledger, random.Random(seed), ledger.kind, ledger.adopted, rows=90)
+    columns = "agent_id, ai_provider, ai_model, prompt_tokens, completion_tokens, total_tokens, cost_usd, cost_rub, execution_time_ms"
+    ledger(f"CREATE TEMPORARY TABLE more AS SELECT id, {columns} FROM token_usage ORDER BY id LIMIT 30")
+    ledger("DELETE FROM token_usage WHERE id IN (SELECT id FROM more)")
+    ledger(f"UPDATE token_usage SET user_id = {user(ledger.kind, 1)}, created_at = greatest(date_trunc('month', now()), now() - interval '1 hour')")
+    ledger("SELECT token_usage_rebuild()")
+    assert ledger("SELECT flags & 63 FROM token_usage_rollup_month") == [(63,)]
+    assert ledger("SELECT count(*) FROM token_usage_delta") == [(0,)]
+    before = ledger(ROLLUPS[0])
+    ledger(f"INSERT INTO token_usage (user_id, created_at, {columns}) SELECT {user(ledger.kind, 1)}, {NEW}, {columns} FROM more")
+    by_visits(ledger, ledger.kind)
+    made = ledger(ROLLUPS[0])
+    assert made != before
+    assert ledger("SELECT * FROM token_usage_verify()") == []
+    ledger("SELECT token_usage_rebuild()")
+    assert ledger(ROLLUPS[0]) == made
+
+
+@pytest.mark.parametrize("ledger", ["ours"], indirect=True)
+def test_what_the_index_cannot_add_up_fails_no_writer(ledger):  # noqa: F811
+    ledger("SET timezone = 'UTC'")
+    row = "INSERT INTO token_usage (user_id, agent_id, ai_provider, ai_model, prompt_tokens, total_tokens, created_at) SELECT 1, 'a', 'p', 'm', {0}, {0}, {1}"
+    ledger(row.format(1, "greatest(date_trunc('month', now()), now() - interval '1 hour') FROM generate_series(1, 60)"))
+    ledger("SELECT token_usage_rebuild()")
+    for _ in range(40):
+        ledger(row.format(2**61, NEW))
+    for _ in range(20):
+        ledger("SELECT token_usage_rollup_visit(1, 4096, 0)")
+    with pytest.raises(Exception, match="prompt_tokens"):
+        ledger("SELECT * FROM token_usage_totals(1, 'all')")
+    ledger("DELETE FROM token_usage WHERE prompt_tokens > 1")
+    assert ledger("SELECT requests_count FROM token_usage_totals(1, 'all')") == [(60,)]
+    sealed(ledger)
+
+
+def test_who_may_not_read_the_ledger_counts_nothing(native):
+    """The two functions that read without a query ask for the rights that one would need."""
+    database = native.database()
+    owner = Session(native.server, database.name)
+    name = f"nobody_{database.name}"
+    native.superuser(f"CREATE ROLE {name} LOGIN")
+    nobody = Session(native.server, database.name, name)
+    owner("INSERT INTO token_usage (user_id, agent_id, ai_provider, ai_model) SELECT 1, 'a', 'p', 'm' FROM generate_series(1, 5)")
+    call = "SELECT _token_usage_rollup_waiting('token_usage'::regclass, '1', '-infinity', 'infinity', 9)"
+    assert owner(call) == [(5,)]
+    assert nobody(call) == [(None,)]
+    owner(f"GRANT SELECT ON token_usage TO {name}")
+    assert nobody(call) == [(5,)]
+    owner("ALTER TABLE token_usage ENABLE ROW LEVEL SECURITY")
+    assert nobody(call) == [(None,)]
+    call = "SELECT _token_usage_rollup_seal('token_usage'::regclass, '1', now(), now(), 9)"
+    assert nobody(call) == [(None,)]
+    owner("ALTER TABLE token_usage DISABLE ROW LEVEL SECURITY")
+    with pytest.raises(Exception, match="permission denied for table token_usage_rollup"):
+        nobody(call)
+    nobody.close()
+    owner.close()
+    database.close()
 
 
 def test_it_runs_with_the_caller_s_rights(native):

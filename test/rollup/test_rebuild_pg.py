@@ -17,6 +17,8 @@ LEDGERS = {
     "uuid users": ("uuid", None),
     "integers, timestamp, floats": ("integer", "cost_usd double precision, cost_rub double precision, created_at timestamp, "
                                     + COLUMNS.format(text="varchar(40)", count="integer")),
+    "integers, timestamp, decimals": ("integer", "cost_usd numeric, cost_rub numeric, created_at timestamp, "
+                                      + COLUMNS.format(text="varchar(40)", count="integer")),
     "varchar users, narrow decimals": ("varchar(60)", "cost_usd numeric(10,4), cost_rub numeric(10,2), created_at timestamptz, "
                                        + COLUMNS.format(text="text", count="bigint")),
     "smallints, any decimals, NULL everywhere": ("smallint", "cost_usd numeric, cost_rub integer, created_at timestamptz, "
