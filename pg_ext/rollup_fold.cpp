@@ -1,12 +1,13 @@
 // What seals, in C++: the numeric sums of three grouping sets take most of the time of it in SQL.
 // Sums are added up in integers (rollup_fold.h), and added to what is stored by a statement whose
 // plan is kept (kept_query.h).
-//   _token_usage_rollup_fold: what a ledger's token_usage_rollup_fold() computes. One kept statement
-//     takes the deltas and one reads the rows, in one snapshot.
-//   _token_usage_rollup_waiting, _token_usage_rollup_seal: a visit in its plainest and most frequent
-//     form, where nothing waits but rows of a month whose rollups stay as they are. The rows are
-//     counted by the index alone and read by it without a query (user_scan.h). Most of what a visit
-//     costs is to come by the pages of the ledger, since the rows of a user lie apart.
+//
+// _token_usage_rollup_fold is what a ledger's token_usage_rollup_fold() computes: one kept
+// statement takes the deltas and one reads the rows, in one snapshot. _token_usage_rollup_waiting
+// and _token_usage_rollup_seal are a visit in its most frequent form, where nothing waits but rows
+// of a month whose rollups stay as they are: they count them by the index alone and read them by it
+// without a query (user_scan.h). Most of what a visit costs is to come by the pages of the ledger,
+// since the rows of a user lie apart.
 #include <cstdint>
 #include <cstring>
 
@@ -156,15 +157,15 @@ void merge(FunctionCallInfo fcinfo, Oid ledger, Datum user, RollupFold *fold) {
 // The layout of a ledger whose rows are those of kRowTypes, or of integers that become so.
 bool is_plain(Relation ledger, FewLayout *layout) {
   return is_open(RelationGetRelid(ledger)) && find_user_layout(ledger, layout) &&
-         layout->types[kUsd] == NUMERICOID &&
-         layout->types[kRub] == NUMERICOID && is_integer(layout->types[kExecution]);
+         layout->types[kUsd] == NUMERICOID && layout->types[kRub] == NUMERICOID &&
+         is_integer(layout->types[kExecution]);
 }
 
 // Adds the rows of a scan up; how many there are.
 std::int64_t add_rows(const UserScan &scan, const FewLayout &layout, RollupFold *fold) {
   // In the order of kRowTypes.
-  constexpr FewColumn columns[kRowColumns] = {kCreated, kAgent, kProvider, kModel, kPrompt,
-                                              kCompletion, kTotal, kUsd, kRub, kExecution};
+  constexpr FewColumn columns[kRowColumns] = {kCreated,    kAgent, kProvider, kModel, kPrompt,
+                                              kCompletion, kTotal, kUsd,      kRub,   kExecution};
   std::int64_t rows = 0;
   while (index_getnext_slot(scan.scan, ForwardScanDirection, scan.slot)) {
     CHECK_FOR_INTERRUPTS();
@@ -191,8 +192,8 @@ bool find_plain_month(const KeptKey &key, const Datum *values, TimestampTz *mont
   const bool found = SPI_processed == 1;
   if (found) {
     bool null = false;
-    *month = DatumGetTimestampTz(
-        SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &null));
+    *month =
+        DatumGetTimestampTz(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &null));
     *flags = DatumGetInt16(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2, &null));
   }
   SPI_freetuptable(SPI_tuptable);
@@ -203,19 +204,18 @@ bool find_plain_month(const KeptKey &key, const Datum *values, TimestampTz *mont
 
 extern "C" {
 
-// _token_usage_rollup_waiting(ledger oid, user_id text, from_at timestamptz, to_at timestamptz, most
-// integer) returns integer: how many rows there are, or that there are more than `most`; rows that
-// are dead may count. NULL where only a query can tell.
+// _token_usage_rollup_waiting(ledger oid, user_id text, from_at timestamptz, to_at timestamptz,
+// most integer) returns integer: how many rows there are, or that there are more than `most`; rows
+// that are dead may count. NULL where only a query can tell.
 PG_FUNCTION_INFO_V1(token_usage_rollup_waiting);
 PGDLLEXPORT Datum token_usage_rollup_waiting(PG_FUNCTION_ARGS) {
   const int most = PG_GETARG_INT32(4);
   Relation const ledger = relation_open(PG_GETARG_OID(0), AccessShareLock);
   FewLayout layout;
   UserScan scan;
-  const bool good =
-      is_plain(ledger, &layout) && open_user_scan(ledger, layout, PG_GETARG_TEXT_PP(1),
-                                                  PG_GETARG_TIMESTAMPTZ(2),
-                                                  PG_GETARG_TIMESTAMPTZ(3), &scan);
+  const bool good = is_plain(ledger, &layout) &&
+                    open_user_scan(ledger, layout, PG_GETARG_TEXT_PP(1), PG_GETARG_TIMESTAMPTZ(2),
+                                   PG_GETARG_TIMESTAMPTZ(3), &scan);
   int rows = 0;
   if (good) {
     while (rows <= most && index_getnext_tid(scan.scan, ForwardScanDirection) != nullptr) {
@@ -231,9 +231,9 @@ PGDLLEXPORT Datum token_usage_rollup_waiting(PG_FUNCTION_ARGS) {
   PG_RETURN_INT32(rows);
 }
 
-// _token_usage_rollup_seal(ledger oid, user_id text, from_at timestamptz, to_at timestamptz, waiting
-// integer) returns bigint: adds the rows to the rollups; how many there were. NULL where that is not
-// all that there is to do, and then nothing is done.
+// _token_usage_rollup_seal(ledger oid, user_id text, from_at timestamptz, to_at timestamptz,
+// waiting integer) returns bigint: adds the rows to the rollups; how many there were. NULL where
+// that is not all that there is to do, and then nothing is done.
 PG_FUNCTION_INFO_V1(token_usage_rollup_seal);
 PGDLLEXPORT Datum token_usage_rollup_seal(PG_FUNCTION_ARGS) {
   Oid const oid = PG_GETARG_OID(0);
@@ -251,11 +251,10 @@ PGDLLEXPORT Datum token_usage_rollup_seal(PG_FUNCTION_ARGS) {
   // That there is no delta, and which rows there are, is to be seen together.
   CommandCounterIncrement();
   PushActiveSnapshot(GetTransactionSnapshot());
-  const bool good =
-      is_plain(ledger, &layout) &&
-      find_plain_month(kept_key(fcinfo, oid, kPlain), range, &month, &flags) &&
-      open_user_scan(ledger, layout, PG_GETARG_TEXT_PP(1), PG_GETARG_TIMESTAMPTZ(2),
-                     PG_GETARG_TIMESTAMPTZ(3), &scan);
+  const bool good = is_plain(ledger, &layout) &&
+                    find_plain_month(kept_key(fcinfo, oid, kPlain), range, &month, &flags) &&
+                    open_user_scan(ledger, layout, PG_GETARG_TEXT_PP(1), PG_GETARG_TIMESTAMPTZ(2),
+                                   PG_GETARG_TIMESTAMPTZ(3), &scan);
   if (good) {
     auto *const slot = Owned<RollupFold>::create();
     RollupFold *const fold = slot->fill([=] { return new RollupFold(month, flags); });

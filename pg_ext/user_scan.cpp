@@ -78,8 +78,7 @@ void time_keys(ScanKeyData *keys, TimestampTz from, TimestampTz until) {
   const bool open = from == DT_NOBEGIN;
   ScanKeyInit(&keys[0], 2, open ? BTGreaterStrategyNumber : BTGreaterEqualStrategyNumber,
               open ? F_TIMESTAMP_GT : F_TIMESTAMP_GE, TimestampTzGetDatum(from));
-  ScanKeyInit(&keys[1], 2, BTLessStrategyNumber, F_TIMESTAMP_LT,
-              TimestampTzGetDatum(until));
+  ScanKeyInit(&keys[1], 2, BTLessStrategyNumber, F_TIMESTAMP_LT, TimestampTzGetDatum(until));
 }
 
 }  // namespace

@@ -22,8 +22,8 @@ struct UserScan {
   ScanKeyData keys[3];
 };
 
-// Whether the caller may read the whole table, with no row security. Where something has its own say
-// in what a query may read, or keeps a record of it, a query has to ask.
+// Whether the caller may read the whole table, with no row security. Where something has its own
+// say in what a query may read, or keeps a record of it, a query has to ask.
 bool is_open(Oid table);
 
 // How a ledger that is locked is read; false where it takes a query. What inherits from it is read
