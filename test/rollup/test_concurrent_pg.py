@@ -175,6 +175,28 @@ def test_two_compactors_and_rebuild_beside_writers(place):
     clean(b)
 
 
+@pytest.mark.parametrize("table, lock", [
+    ("user", "hashtextextended('token_usage_rollup_part', 'token_usage'::regclass::oid::bigint) # (hashtextextended('1', 0) & 63)"),
+    ("state", "hashtextextended('token_usage_rollup_state', 'token_usage'::regclass::oid::bigint)")], ids=["user", "state"])
+def test_who_finds_a_lock_taken_does_not_come_to_the_row(place, table, lock):
+    """SKIP LOCKED itself waits where a row is changed, committed and locked again under its eyes, so an advisory lock stands before each row lock."""
+    holder, writer = place(), place()
+    rows = f"SELECT r::text, r.ctid::text, r.xmin::text, r.xmax::text FROM token_usage_rollup_{table} r"
+    holder("BEGIN")
+    holder(f"SELECT pg_advisory_xact_lock({lock})")
+    before = writer(rows)
+    for _ in range(5):
+        insert(writer, 12, "clock_timestamp() + interval '1 microsecond'")
+        insert(writer, 12, "now() - interval '30 hours'")
+        compact(writer)
+    assert writer(rows) == before
+    right(writer)
+    holder("COMMIT")
+    compact(writer)
+    assert writer(rows) != before
+    clean(writer)
+
+
 def test_soak(place, seed):
     import psycopg2
     until = time.monotonic() + SECONDS
