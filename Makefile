@@ -36,6 +36,7 @@ OBJS = \
 	pg_ext/rollup_bulk_read.o \
 	pg_ext/rollup_fold.o \
 	pg_ext/rollup_pieces.o \
+	pg_ext/rollup_visit.o \
 	pg_ext/stats.o \
 	pg_ext/sums.o \
 	pg_ext/user_scan.o \

@@ -85,6 +85,7 @@ SELECT CASE WHEN h % 5 = 0 THEN 1 ELSE 2 + h / 5 % 999 END, 'agent-' || h / 4995
 # name -> (script, clients, rows a transaction)
 SCRIPTS = {
     "one": (DRAW + NOW, 8, 1),
+    "sparse": (DRAW + "\\set user random(1, :users)\n" + NOW, 8, 1),
     "one_daily": (DRAW + "BEGIN;" + NOW + UPSERT + "COMMIT;\n", 8, 1),
     "thousand": (THOUSAND, 1, 1000),
     "late": (DRAW + INSERT.replace("AT", "now() - interval '1 day'"), 8, 1),
@@ -301,7 +302,7 @@ class Ledgers:
             file.write(script)
         tries = ["--max-tries=1000"] if postgres.server_version() >= 15 else []
         process = subprocess.Popen([str(self.server.bin / "pgbench"), "-n", "-M", "prepared", "-U", OWNER, "-c", str(clients), "-j", "2",
-                                    *tries, *options, "-f", file.name, database], env=self.server.environment(),
+                                    "-D", f"users={self.sparse_users}", *tries, *options, "-f", file.name, database], env=self.server.environment(),
                                    stdout=out, stderr=subprocess.STDOUT)
         process.script = file.name
         return process

@@ -151,15 +151,19 @@ void set_local(const char *name, const char *value) {
   set_config_option(name, value, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
 }
 
-// Calls `run` with what the plan of an entry is to be made and run under.
+// Calls `run` with what the plan of an entry is to be made and run under. What writes looks for
+// some rows each time, and does not read whole tables because they were empty when it was planned.
 template <typename Run>
-void use_plan(Entry *entry, bool without_pages, Run run) {
+void use_plan(Entry *entry, bool without_pages, bool writes, Run run) {
   // None of it is worth compiling for the machine.
   const int level = NewGUCNestLevel();
   set_local("jit", "off");
   if (without_pages) {
     set_local("seq_page_cost", "0");
     set_local("random_page_cost", "0");
+  }
+  if (writes) {
+    set_local("enable_seqscan", "off");
   }
   ++entry->running;
   PG_TRY();
@@ -199,7 +203,7 @@ bool run_kept(const KeptKey &key, PrepareKept prepare, const Datum *values, cons
   if (entry->runs < kSettled && ++entry->runs == kSettled) {
     reserve_heap();
   }
-  use_plan(entry, without_pages, [=] {
+  use_plan(entry, without_pages, false, [=] {
     const int code = SPI_execute_plan(entry->plan, const_cast<Datum *>(values), nulls, true, 0);
     if (code != SPI_OK_SELECT) {
       elog(ERROR, "token_usage: %s", SPI_result_code_string(code));
@@ -210,7 +214,7 @@ bool run_kept(const KeptKey &key, PrepareKept prepare, const Datum *values, cons
 
 void execute_kept(const KeptKey &key, PrepareKept prepare, const Datum *values, Snapshot snapshot) {
   Entry *const entry = find_plan(key, prepare);
-  use_plan(entry, true, [=] {
+  use_plan(entry, true, true, [=] {
     const int code = SPI_execute_snapshot(entry->plan, const_cast<Datum *>(values), nullptr,
                                           snapshot, InvalidSnapshot, false, true, 0);
     if (code < 0) {
@@ -222,7 +226,7 @@ void execute_kept(const KeptKey &key, PrepareKept prepare, const Datum *values, 
 Portal open_kept(const KeptKey &key, PrepareKept prepare, const Datum *values) {
   Entry *const entry = find_plan(key, prepare);
   Portal portal = nullptr;
-  use_plan(entry, true, [=, &portal] {
+  use_plan(entry, true, false, [=, &portal] {
     portal = SPI_cursor_open(nullptr, entry->plan, const_cast<Datum *>(values), nullptr, true);
     if (portal == nullptr) {
       elog(ERROR, "token_usage: %s", SPI_result_code_string(SPI_result));

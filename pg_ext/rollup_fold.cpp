@@ -3,11 +3,8 @@
 // plan is kept (kept_query.h).
 //
 // _token_usage_rollup_fold is what a ledger's token_usage_rollup_fold() computes: one kept
-// statement takes the deltas and one reads the rows, in one snapshot. _token_usage_rollup_waiting
-// and _token_usage_rollup_seal are a visit in its most frequent form, where nothing waits but rows
-// of a month whose rollups stay as they are: they count them by the index alone and read them by it
-// without a query (user_scan.h). Most of what a visit costs is to come by the pages of the ledger,
-// since the rows of a user lie apart.
+// statement takes the deltas and one reads the rows, in one snapshot. What a visit seals in its
+// most frequent form (rollup_visit.cpp) is read without a query.
 #include <cstdint>
 #include <cstring>
 
@@ -16,12 +13,12 @@
 #include "owned.h"
 #include "rollup_fold.h"
 #include "rollup_row.h"
-#include "user_scan.h"
+#include "rollup_seal.h"
 
 extern "C" {
 #include <access/relation.h>
-#include <access/tableam.h>
 #include <access/xact.h>
+#include <utils/rel.h>
 #include <utils/snapmgr.h>
 }
 
@@ -29,33 +26,35 @@ namespace token_usage {
 
 namespace {
 
-// Which statement of a ledger.
-struct Shape {
-  char part[7];  // of _token_usage_rollup_fold_sql
+// Which statement of _token_usage_rollup_fold_sql: the shape of a kept query.
+struct FoldPart {
+  char name[7];
 };
-constexpr Shape kDeltas = {"deltas"};
-constexpr Shape kRows = {"rows"};
-constexpr Shape kMerge = {"merge"};
-constexpr Shape kPlain = {"plain"};
+constexpr FoldPart kDeltas = {"deltas"};
+constexpr FoldPart kRows = {"rows"};
+constexpr FoldPart kMerge = {"merge"};
+constexpr FoldPart kPlain = {"plain"};
 
-char *text_of(const KeptKey &key) {
-  Shape shape;
-  std::memcpy(&shape, key.shape, sizeof shape);
-  Oid types[] = {OIDOID, TEXTOID};
-  Datum values[] = {ObjectIdGetDatum(key.ledger), CStringGetTextDatum(shape.part)};
-  return ask_for_text(key, "SELECT %s._token_usage_rollup_fold_sql($1, $2)", 2, types, values);
+SPIPlanPtr prepare_fold_part(const KeptKey &key, int count, Oid *types) {
+  FoldPart part;
+  std::memcpy(&part, key.shape, sizeof part);
+  Oid of_text[] = {OIDOID, TEXTOID};
+  Datum values[] = {ObjectIdGetDatum(key.ledger), CStringGetTextDatum(part.name)};
+  return prepare_text(
+      ask_for_text(key, "SELECT %s._token_usage_rollup_fold_sql($1, $2)", 2, of_text, values),
+      count, types, CURSOR_OPT_GENERIC_PLAN);
 }
 
 // Of the rows, and of the deltas: $1 user id as text, $2 and $3 their range.
 SPIPlanPtr prepare_range(const KeptKey &key) {
   Oid types[] = {TEXTOID, TIMESTAMPTZOID, TIMESTAMPTZOID};
-  return prepare_text(text_of(key), 3, types, CURSOR_OPT_GENERIC_PLAN);
+  return prepare_fold_part(key, 3, types);
 }
 
 // $1 user id as text, $2 and $3 the range, $4 how many rows at most are in it.
 SPIPlanPtr prepare_plain(const KeptKey &key) {
   Oid types[] = {TEXTOID, TIMESTAMPTZOID, TIMESTAMPTZOID, INT4OID};
-  return prepare_text(text_of(key), 4, types, CURSOR_OPT_GENERIC_PLAN);
+  return prepare_fold_part(key, 4, types);
 }
 
 SPIPlanPtr prepare_merge(const KeptKey &key) {
@@ -63,7 +62,7 @@ SPIPlanPtr prepare_merge(const KeptKey &key) {
   for (int i = 0; i < kRollupColumns; ++i) {
     types[i + 1] = get_array_type(kRollupTypes[i]);
   }
-  return prepare_text(text_of(key), kRollupColumns + 1, types, CURSOR_OPT_GENERIC_PLAN);
+  return prepare_fold_part(key, kRollupColumns + 1, types);
 }
 
 // Whether these are the columns of rows, or with a sign behind them those of deltas.
@@ -154,13 +153,6 @@ void merge(FunctionCallInfo fcinfo, Oid ledger, Datum user, RollupFold *fold) {
   }
 }
 
-// The layout of a ledger whose rows are those of kRowTypes, or of integers that become so.
-bool is_plain(Relation ledger, FewLayout *layout) {
-  return is_open(RelationGetRelid(ledger)) && find_user_layout(ledger, layout) &&
-         layout->types[kUsd] == NUMERICOID && layout->types[kRub] == NUMERICOID &&
-         is_integer(layout->types[kExecution]);
-}
-
 // Adds the rows of a scan up; how many there are.
 std::int64_t add_rows(const UserScan &scan, const FewLayout &layout, RollupFold *fold) {
   // In the order of kRowTypes.
@@ -202,77 +194,39 @@ bool find_plain_month(const KeptKey &key, const Datum *values, TimestampTz *mont
 
 }  // namespace
 
-extern "C" {
-
-// _token_usage_rollup_waiting(ledger oid, user_id text, from_at timestamptz, to_at timestamptz,
-// most integer) returns integer: how many rows there are, or that there are more than `most`; rows
-// that are dead may count. NULL where only a query can tell.
-PG_FUNCTION_INFO_V1(token_usage_rollup_waiting);
-PGDLLEXPORT Datum token_usage_rollup_waiting(PG_FUNCTION_ARGS) {
-  const int most = PG_GETARG_INT32(4);
-  Relation const ledger = relation_open(PG_GETARG_OID(0), AccessShareLock);
-  FewLayout layout;
-  UserScan scan;
-  const bool good = is_plain(ledger, &layout) &&
-                    open_user_scan(ledger, layout, PG_GETARG_TEXT_PP(1), PG_GETARG_TIMESTAMPTZ(2),
-                                   PG_GETARG_TIMESTAMPTZ(3), &scan);
-  int rows = 0;
-  if (good) {
-    while (rows <= most && index_getnext_tid(scan.scan, ForwardScanDirection) != nullptr) {
-      CHECK_FOR_INTERRUPTS();
-      ++rows;
-    }
-    close_user_scan(&scan);
-  }
-  relation_close(ledger, NoLock);
-  if (!good) {
-    PG_RETURN_NULL();
-  }
-  PG_RETURN_INT32(rows);
+bool is_plain(Relation ledger, FewLayout *layout) {
+  return is_open(RelationGetRelid(ledger)) && find_user_layout(ledger, layout) &&
+         layout->types[kUsd] == NUMERICOID && layout->types[kRub] == NUMERICOID &&
+         is_integer(layout->types[kExecution]);
 }
 
-// _token_usage_rollup_seal(ledger oid, user_id text, from_at timestamptz, to_at timestamptz,
-// waiting integer) returns bigint: adds the rows to the rollups; how many there were. NULL where
-// that is not all that there is to do, and then nothing is done.
-PG_FUNCTION_INFO_V1(token_usage_rollup_seal);
-PGDLLEXPORT Datum token_usage_rollup_seal(PG_FUNCTION_ARGS) {
-  Oid const oid = PG_GETARG_OID(0);
-  const Datum range[] = {PG_GETARG_DATUM(1), PG_GETARG_DATUM(2), PG_GETARG_DATUM(3),
-                         PG_GETARG_DATUM(4)};
-  if (SPI_connect() != SPI_OK_CONNECT) {
-    elog(ERROR, "token_usage: SPI_connect failed");
-  }
-  Relation const ledger = relation_open(oid, AccessShareLock);
-  FewLayout layout;
+std::int64_t seal_rows(FunctionCallInfo fcinfo, Relation ledger, const FewLayout &layout,
+                       text *user, TimestampTz from, TimestampTz until, int waiting) {
+  Oid const oid = RelationGetRelid(ledger);
+  const Datum range[] = {PointerGetDatum(user), TimestampTzGetDatum(from),
+                         TimestampTzGetDatum(until), Int32GetDatum(waiting)};
   UserScan scan;
   TimestampTz month = 0;
   int flags = 0;
-  std::int64_t rows = 0;
   // That there is no delta, and which rows there are, is to be seen together.
   CommandCounterIncrement();
   PushActiveSnapshot(GetTransactionSnapshot());
-  const bool good = is_plain(ledger, &layout) &&
-                    find_plain_month(kept_key(fcinfo, oid, kPlain), range, &month, &flags) &&
-                    open_user_scan(ledger, layout, PG_GETARG_TEXT_PP(1), PG_GETARG_TIMESTAMPTZ(2),
-                                   PG_GETARG_TIMESTAMPTZ(3), &scan);
-  if (good) {
-    auto *const slot = Owned<RollupFold>::create();
-    RollupFold *const fold = slot->fill([=] { return new RollupFold(month, flags); });
-    rows = add_rows(scan, layout, fold);
-    close_user_scan(&scan);
+  if (!find_plain_month(kept_key(fcinfo, oid, kPlain), range, &month, &flags) ||
+      !open_user_scan(ledger, layout, user, from, until, &scan)) {
     PopActiveSnapshot();
-    merge(fcinfo, oid, PG_GETARG_DATUM(1), fold);
-    slot->clear();
-  } else {
-    PopActiveSnapshot();
+    return kNotPlain;
   }
-  relation_close(ledger, NoLock);
-  SPI_finish();
-  if (!good) {
-    PG_RETURN_NULL();
-  }
-  PG_RETURN_INT64(rows);
+  auto *const slot = Owned<RollupFold>::create();
+  RollupFold *const fold = slot->fill([=] { return new RollupFold(month, flags); });
+  const std::int64_t rows = add_rows(scan, layout, fold);
+  close_user_scan(&scan);
+  PopActiveSnapshot();
+  merge(fcinfo, oid, PointerGetDatum(user), fold);
+  slot->clear();
+  return rows;
 }
+
+extern "C" {
 
 // _token_usage_rollup_fold(ledger oid, user_id text, month timestamptz, from_at timestamptz, to_at
 // timestamptz, flags smallint)

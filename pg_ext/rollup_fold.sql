@@ -28,12 +28,9 @@ CREATE FUNCTION @extschema@._token_usage_rollup_fold(ledger oid, user_id text, m
   LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
   AS 'MODULE_PATHNAME', 'token_usage_rollup_fold';
 
--- A visit that has nothing to do but to add up rows: how many there are, by the index alone, up to `most`; and to add them up.
-CREATE FUNCTION @extschema@._token_usage_rollup_waiting(ledger oid, user_id text, from_at timestamptz, to_at timestamptz, most integer)
-  RETURNS integer
-  LANGUAGE c STABLE STRICT PARALLEL UNSAFE
-  AS 'MODULE_PATHNAME', 'token_usage_rollup_waiting';
-CREATE FUNCTION @extschema@._token_usage_rollup_seal(ledger oid, user_id text, from_at timestamptz, to_at timestamptz, waiting integer)
+-- A visit at commit in its most frequent cases (rollup_visit.cpp).
+CREATE FUNCTION @extschema@._token_usage_rollup_visit(ledger oid, user_id text, max_rows integer, rows_that_pay integer, late_rows_that_pay integer,
+    rows_of_user integer, raise_guard_before timestamptz)
   RETURNS bigint
   LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
-  AS 'MODULE_PATHNAME', 'token_usage_rollup_seal';
+  AS 'MODULE_PATHNAME', 'token_usage_rollup_visit';

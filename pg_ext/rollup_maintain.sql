@@ -1,11 +1,13 @@
 -- The functions that a ledger carries, second part: sealing and folding, a bounded piece of work for one user, with locks that are free.
+-- What they ask is of one user, so they do not read whole tables: a plan that is made while a table is empty is kept. (Where a table has no index,
+-- that makes a plan look dear enough to compile.)
 
 -- As templates for _token_usage_rollup_text(), one row each.
 CREATE OR REPLACE FUNCTION @extschema@._token_usage_rollup_maintain_functions(OUT signature text, OUT definition text)
 RETURNS SETOF record LANGUAGE sql IMMUTABLE AS $rollup$
 VALUES ('{s}.token_usage_rollup_visit({user_type}, integer, integer)', $sql$
 CREATE OR REPLACE FUNCTION {s}.token_usage_rollup_visit(usr {user_type}, max_rows integer, zeal integer) RETURNS bigint
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan AS $code$
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off AS $code$
 -- Seals and folds what waits for one user, at most about max_rows rows; returns how many rows it folded. Never
 -- waits for a lock. zeal 0: only when enough waits to pay; 1: deltas however few; 2: everything, at any cost.
 DECLARE
@@ -14,19 +16,32 @@ DECLARE
   guard_due boolean;
   sealed timestamptz;
   until timestamptz;
-  late bigint;
-  waiting integer;
   work bigint;
   native text;
 BEGIN
-  IF usr IS NULL OR current_setting('transaction_isolation') <> 'read committed' OR row_security_active({l}::regclass)
-     OR NOT has_table_privilege({l}::regclass, 'SELECT') THEN
+  IF usr IS NULL OR current_setting('transaction_isolation') <> 'read committed' THEN
+    RETURN 0;
+  END IF;
+  IF zeal = 0 THEN
+    native := {s}.token_usage_rollup_native('_token_usage_rollup_visit', 'oid, text, integer, integer, integer, integer, timestamp with time zone');
+    IF native IS NOT NULL THEN
+      BEGIN
+        EXECUTE 'SELECT ' || native || '($1, $2, $3, $4, $5, $6, $7)' INTO work
+          USING {l}::regclass::oid, usr::text, max_rows, 128, 64, 256, now() - interval '0.2 seconds';
+      EXCEPTION WHEN numeric_value_out_of_range THEN
+        work := NULL;  -- more than it adds up
+      END;
+      IF work IS NOT NULL THEN
+        RETURN work;
+      END IF;
+    END IF;
+  END IF;
+  IF row_security_active({l}::regclass) OR NOT has_table_privilege({l}::regclass, 'SELECT') THEN
     RETURN 0;
   END IF;
   SELECT e.epoch, r.user_id IS NOT NULL, r.sealed_until, greatest(s.confirmed, r.sealed_until),
-         s.horizon IS NOT NULL OR s.confirmed IS NULL OR s.confirmed < now() - interval '0.2 seconds',
-         (SELECT count(*) FROM {s}.token_usage_delta d WHERE d.user_id = usr AND d.sign <> 0)
-    INTO now_epoch, known, sealed, until, guard_due, late
+         s.horizon IS NOT NULL OR s.confirmed IS NULL OR s.confirmed < now() - interval '0.2 seconds'
+    INTO now_epoch, known, sealed, until, guard_due
     FROM (SELECT {epoch} AS epoch) e
     LEFT JOIN {s}.token_usage_rollup_user r ON r.user_id = usr AND r.epoch = e.epoch
     LEFT JOIN {s}.token_usage_rollup_state s ON s.epoch = e.epoch;
@@ -40,39 +55,13 @@ BEGIN
   IF NOT known THEN
     work := {s}.token_usage_rollup_meet(usr, now_epoch, max_rows);
     RETURN coalesce(work, {s}.token_usage_rollup_visit(usr, max_rows, zeal));
-  ELSIF until = sealed AND late = 0 THEN
-    RETURN 0;
-  END IF;
-  IF zeal = 0 THEN
-    native := {s}.token_usage_rollup_native('_token_usage_rollup_waiting', 'oid, text, timestamp with time zone, timestamp with time zone, integer');
-    IF native IS NOT NULL THEN
-      EXECUTE 'SELECT ' || native || '($1, $2, $3, $4, $5)' INTO waiting USING {l}::regclass::oid, usr::text, sealed, until, max_rows;
-      IF waiting < 128 AND late < 64 THEN
-        RETURN 0;
-      END IF;
-    END IF;
-    IF waiting BETWEEN 128 AND max_rows AND late = 0 THEN
-      IF NOT {s}.token_usage_rollup_hold(usr, now_epoch, sealed) THEN
-        RETURN 0;
-      END IF;
-      native := {s}.token_usage_rollup_native('_token_usage_rollup_seal', 'oid, text, timestamp with time zone, timestamp with time zone, integer');
-      BEGIN
-        EXECUTE 'SELECT ' || native || '($1, $2, $3, $4, $5)' INTO work USING {l}::regclass::oid, usr::text, sealed, until, waiting;
-        IF work IS NOT NULL THEN
-          UPDATE {s}.token_usage_rollup_user SET sealed_until = until WHERE user_id = usr;
-          RETURN work;
-        END IF;
-      EXCEPTION WHEN numeric_value_out_of_range THEN
-        NULL;  -- more than it adds up
-      END;
-    END IF;
   END IF;
   RETURN {s}.token_usage_rollup_work(usr, now_epoch, sealed, until, max_rows, zeal);
 END
 $code$;
 $sql$), ('{s}.token_usage_rollup_hold({user_type}, uuid, timestamptz)', $sql$
 CREATE OR REPLACE FUNCTION {s}.token_usage_rollup_hold(usr {user_type}, now_epoch uuid, sealed timestamptz) RETURNS boolean
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan AS $code$
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off AS $code$
 -- Whether it is for us to work on a user until the transaction ends. Not where somebody else does or, by his seal, has done it meanwhile. Of the
 -- row alone SKIP LOCKED would be enough, if it did not itself wait where the row is changed and committed and locked again under its eyes; so there
 -- is a lock before it for whose taking nobody ever waits. One for each of 64 parts of the users, as a transaction may have very many users.
@@ -86,7 +75,7 @@ END
 $code$;
 $sql$), ('{s}.token_usage_rollup_work({user_type}, uuid, timestamptz, timestamptz, integer, integer)', $sql$
 CREATE OR REPLACE FUNCTION {s}.token_usage_rollup_work(usr {user_type}, now_epoch uuid, sealed timestamptz, until timestamptz, max_rows integer, zeal integer)
-RETURNS bigint LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan AS $code$
+RETURNS bigint LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off AS $code$
 -- What a visit does, in every case, for a user who is sealed up to `sealed` and may be up to `until`.
 DECLARE
   till timestamptz;
@@ -212,7 +201,7 @@ END
 $code$;
 $sql$), ('{s}.token_usage_rollup_meet({user_type}, uuid, integer)', $sql$
 CREATE OR REPLACE FUNCTION {s}.token_usage_rollup_meet(usr {user_type}, now_epoch uuid, max_rows integer) RETURNS bigint
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan AS $code$
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off AS $code$
 -- Takes note of a user of whom nothing is rolled in this epoch, if he has rows enough: NULL then, and a visit may seal. Else what was folded, none.
 DECLARE
   old_epoch uuid;
@@ -246,14 +235,15 @@ LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp A
 -- A function of the native edition that does in C++ what is here in SQL, where there is one. Found anew each time, so that nothing of the
 -- ledger names it. It is run with the owner's rights, so it must be code that only a superuser can have put there: C, a member of the extension.
 BEGIN
-  RETURN (SELECT format('%I.%I', n.nspname, f.proname)
-    FROM pg_extension e
-    JOIN pg_depend d ON d.refclassid = 'pg_extension'::regclass AND d.refobjid = e.oid AND d.deptype = 'e' AND d.classid = 'pg_proc'::regclass
-    JOIN pg_proc f ON f.oid = d.objid
-    JOIN pg_namespace n ON n.oid = f.pronamespace
-    JOIN pg_language l ON l.oid = f.prolang
-   WHERE e.extname = 'token_usage' AND l.lanname = 'c' AND f.proname = function_name AND oidvectortypes(f.proargtypes) = arguments
-     AND has_schema_privilege(n.oid, 'USAGE') AND has_function_privilege(f.oid, 'EXECUTE'));
+  RETURN (SELECT f.pronamespace::regnamespace || '.' || quote_ident(f.proname)
+    FROM pg_proc f
+   WHERE f.proname = function_name::name AND oidvectortypes(f.proargtypes) = arguments
+     AND f.prolang = 13  -- C, by its number as in pg_language.dat: a session's first visit has to plan this, and each table more takes a millisecond
+     -- Not as a join, which without statistics, as in a new database, begins with all that belongs to the extension and takes ten times as long.
+     AND (SELECT d.refobjid FROM pg_depend d WHERE d.classid = 'pg_proc'::regclass AND d.objid = f.oid AND d.objsubid = 0
+             AND d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e')
+         = (SELECT e.oid FROM pg_extension e WHERE e.extname = 'token_usage')
+     AND has_schema_privilege(f.pronamespace, 'USAGE') AND has_function_privilege(f.oid, 'EXECUTE'));
 END
 $code$;
 $sql$), ('{s}.token_usage_rollup_sweep()', $sql$
@@ -276,7 +266,7 @@ END
 $code$;
 $sql$), ('{s}.token_usage_rollup_fold({user_type}, timestamptz, timestamptz, timestamptz, smallint)', $sql$
 CREATE OR REPLACE FUNCTION {s}.token_usage_rollup_fold(usr {user_type}, month_at timestamptz, from_at timestamptz, to_at timestamptz, month_flags smallint)
-RETURNS void LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan AS $code$
+RETURNS void LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off AS $code$
 -- Folds the ledger's rows of [from_at, to_at) and the deltas of [month_at, to_at), all of one month, in one snapshot.
 BEGIN
   IF month_flags = 0 THEN

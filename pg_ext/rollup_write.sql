@@ -45,7 +45,7 @@ END
 $code$;
 $sql$), ('{s}.token_usage_rollup_at_commit()', $sql$
 CREATE OR REPLACE FUNCTION {s}.token_usage_rollup_at_commit() RETURNS trigger
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan AS $code$
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off AS $code$
 -- Maintains, for one delta in 128. Deferred: while a statement runs, rows that it wrote are there whose deltas are
 -- not yet, so nothing may be sealed; and locks that are taken at commit are held for no longer than that.
 -- A transaction of very many rows comes here for each 128 of them: a delta that is gone has had its visit.

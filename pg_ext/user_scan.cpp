@@ -17,7 +17,23 @@ namespace {
 
 constexpr int kKeys = 3;
 
-// The user as a value of that type; false where only the server can tell.
+RegProcedure equals(Oid type) {
+  return type == UUIDOID   ? F_UUID_EQ
+         : is_text(type)   ? F_TEXTEQ
+         : type == INT4OID ? F_INT4EQ
+                           : F_INT8EQ;
+}
+
+// A time without zone is UTC: the same number, compared by the same functions.
+void time_keys(ScanKeyData *keys, TimestampTz from, TimestampTz until) {
+  const bool open = from == DT_NOBEGIN;
+  ScanKeyInit(&keys[0], 2, open ? BTGreaterStrategyNumber : BTGreaterEqualStrategyNumber,
+              open ? F_TIMESTAMP_GT : F_TIMESTAMP_GE, TimestampTzGetDatum(from));
+  ScanKeyInit(&keys[1], 2, BTLessStrategyNumber, F_TIMESTAMP_LT, TimestampTzGetDatum(until));
+}
+
+}  // namespace
+
 bool user_value(text *user, Oid type, Datum *value) {
   const char *const data = VARDATA_ANY(user);
   const auto size = static_cast<std::size_t>(VARSIZE_ANY_EXHDR(user));
@@ -60,28 +76,10 @@ bool user_value(text *user, Oid type, Datum *value) {
   return true;
 }
 
-RegProcedure equals(Oid type) {
-  return type == UUIDOID   ? F_UUID_EQ
-         : is_text(type)   ? F_TEXTEQ
-         : type == INT4OID ? F_INT4EQ
-                           : F_INT8EQ;
+void user_key(ScanKeyData *key, AttrNumber column, Oid type, Oid collation, Datum value) {
+  ScanKeyEntryInitialize(key, 0, column, BTEqualStrategyNumber, InvalidOid,
+                         is_text(type) ? collation : InvalidOid, equals(type), value);
 }
-
-void user_key(ScanKeyData *key, Relation index, Oid type, Datum value) {
-  ScanKeyEntryInitialize(key, 0, 1, BTEqualStrategyNumber, InvalidOid,
-                         is_text(type) ? index->rd_indcollation[0] : InvalidOid, equals(type),
-                         value);
-}
-
-// A time without zone is UTC: the same number, compared by the same functions.
-void time_keys(ScanKeyData *keys, TimestampTz from, TimestampTz until) {
-  const bool open = from == DT_NOBEGIN;
-  ScanKeyInit(&keys[0], 2, open ? BTGreaterStrategyNumber : BTGreaterEqualStrategyNumber,
-              open ? F_TIMESTAMP_GT : F_TIMESTAMP_GE, TimestampTzGetDatum(from));
-  ScanKeyInit(&keys[1], 2, BTLessStrategyNumber, F_TIMESTAMP_LT, TimestampTzGetDatum(until));
-}
-
-}  // namespace
 
 bool is_open(Oid table) {
   return ExecutorCheckPerms_hook == nullptr &&
@@ -113,7 +111,7 @@ bool open_user_scan(Relation ledger, const FewLayout &layout, text *user, Timest
     return false;
   }
   out->index = index;
-  user_key(&out->keys[0], index, layout.types[kUser], value);
+  user_key(&out->keys[0], 1, layout.types[kUser], index->rd_indcollation[0], value);
   time_keys(&out->keys[1], from, until);
   out->scan = index_beginscan(ledger, index, GetActiveSnapshot(),
 #if PG_VERSION_NUM >= 180000

@@ -26,6 +26,12 @@ struct UserScan {
 // say in what a query may read, or keeps a record of it, a query has to ask.
 bool is_open(Oid table);
 
+// The user as a value of that type; false where only the server can tell.
+bool user_value(text *user, Oid type, Datum *value);
+
+// The key of a scan for such a value.
+void user_key(ScanKeyData *key, AttrNumber column, Oid type, Oid collation, Datum value);
+
 // How a ledger that is locked is read; false where it takes a query. What inherits from it is read
 // too by one.
 bool find_user_layout(Relation ledger, FewLayout *layout);

@@ -1,6 +1,7 @@
 """PostgreSQL native: a seal adds up in C++ (rollup_fold.cpp) where the ledger's own statement would do it in SQL. Awkward rows in every type that
 a ledger may have are sealed, changed and folded; token_usage_verify() compares what is stored with the ledger."""
 import random
+import time
 
 import pytest
 
@@ -93,6 +94,7 @@ def by_visits(session, kind):
             "zeal integer) RETURNS bigint LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS "
             "$$BEGIN RAISE EXCEPTION 'not plain'; END$$".format({"integer": "bigint", "varchar(60)": "text"}.get(kind, kind)))
     for _ in range(100):
+        time.sleep(0.01)  # the guard is raised five times a second
         session(f"SELECT token_usage_rollup_visit({user(kind, 1)}, 4096, 0)")
         if session(f"SELECT every(t.created_at < timezone('UTC', r.sealed_until)) FROM token_usage t JOIN token_usage_rollup_user r "
                    f"ON r.user_id = t.user_id WHERE t.user_id = {user(kind, 1)} AND isfinite(t.created_at)") == [(True,)]:
@@ -121,6 +123,23 @@ def test_rows_alone_are_sealed_by_the_index(ledger, seed):  # noqa: F811
     assert ledger(ROLLUPS[0]) == made
 
 
+@pytest.mark.parametrize("ledger", PLAIN, indirect=True)
+def test_writers_alone_roll_a_user(ledger):  # noqa: F811
+    """Nothing but new rows, one by one: they are met, rolled and sealed, and no row falls between two seals."""
+    ledger("SET timezone = 'UTC'")
+    row = (f"INSERT INTO token_usage (user_id, agent_id, ai_provider, ai_model, prompt_tokens, completion_tokens, total_tokens, created_at) "
+           f"VALUES ({user(ledger.kind, 1)}, 'a', 'p', 'm', 1, 0, 1, clock_timestamp())")
+    sealed_times = set()
+    for _ in range(400):
+        ledger(row)
+        sealed_times.update(ledger("SELECT sealed_until FROM token_usage_rollup_user WHERE isfinite(sealed_until)"))
+        assert ledger(f"SELECT requests_count FROM token_usage_totals({user(ledger.kind, 1)}, 'all')") == \
+            ledger("SELECT count(*) FROM token_usage")
+    assert len(sealed_times) > 5
+    assert ledger("SELECT sum(requests) > 200 FROM token_usage_rollup WHERE kind = 30") == [(True,)]
+    assert ledger("SELECT * FROM token_usage_verify()") == []
+
+
 @pytest.mark.parametrize("ledger", ["ours"], indirect=True)
 def test_what_the_index_cannot_add_up_fails_no_writer(ledger):  # noqa: F811
     ledger("SET timezone = 'UTC'")
@@ -138,26 +157,39 @@ def test_what_the_index_cannot_add_up_fails_no_writer(ledger):  # noqa: F811
     sealed(ledger)
 
 
-def test_who_may_not_read_the_ledger_counts_nothing(native):
-    """The two functions that read without a query ask for the rights that one would need."""
+def test_a_visit_reads_what_the_caller_may_read(native):
+    """It reads without a query, so it asks for the rights that one would need, of the ledger and of what is derived from it."""
     database = native.database()
     owner = Session(native.server, database.name)
     name = f"nobody_{database.name}"
     native.superuser(f"CREATE ROLE {name} LOGIN")
     nobody = Session(native.server, database.name, name)
-    owner("INSERT INTO token_usage (user_id, agent_id, ai_provider, ai_model) SELECT 1, 'a', 'p', 'm' FROM generate_series(1, 5)")
-    call = "SELECT _token_usage_rollup_waiting('token_usage'::regclass, '1', '-infinity', 'infinity', 9)"
-    assert owner(call) == [(5,)]
+    row = "INSERT INTO token_usage (user_id, agent_id, ai_provider, ai_model) SELECT 1, 'a', 'p', 'm' FROM generate_series(1, {})"
+    owner(row.format(100))
+    owner("SELECT token_usage_rollup_begin()")
+    call = "SELECT _token_usage_rollup_visit('token_usage'::regclass, '1', 4096, 128, 64, 256, now() - interval '0.2 seconds')"
+    assert owner(call) == [(0,)]
     assert nobody(call) == [(None,)]
     owner(f"GRANT SELECT ON token_usage TO {name}")
-    assert nobody(call) == [(5,)]
+    assert nobody(call) == [(None,)]
+    derived = ("token_usage_rollup_epoch", "token_usage_rollup_state", "token_usage_rollup_user", "token_usage_delta")
+    for table in derived[1:]:
+        owner(f"GRANT SELECT ON {table} TO {name}")
+    assert nobody(call) == [(None,)]
+    owner(f"GRANT SELECT ON {derived[0]} TO {name}")
+    assert nobody(call) == [(0,)]
     owner("ALTER TABLE token_usage ENABLE ROW LEVEL SECURITY")
     assert nobody(call) == [(None,)]
-    call = "SELECT _token_usage_rollup_seal('token_usage'::regclass, '1', now(), now(), 9)"
-    assert nobody(call) == [(None,)]
     owner("ALTER TABLE token_usage DISABLE ROW LEVEL SECURITY")
-    with pytest.raises(Exception, match="permission denied for table token_usage_rollup"):
+    # There is something to do, which is not for everybody to do.
+    owner("SELECT token_usage_rebuild()")
+    owner(row.format(200))
+    time.sleep(0.3)
+    with pytest.raises(Exception, match="permission denied for function token_usage_rollup_(confirm|hold)"):
         nobody(call)
+    nobody("BEGIN ISOLATION LEVEL REPEATABLE READ")
+    assert nobody(call) == [(None,)]
+    nobody("ROLLBACK")
     nobody.close()
     owner.close()
     database.close()
