@@ -325,9 +325,10 @@ std::int64_t visit(FunctionCallInfo fcinfo, Relation ledger, const FewLayout &la
 
 extern "C" {
 
-// _token_usage_rollup_visit(ledger oid, user_id text, max_rows integer) returns bigint: seals the
-// rows of a user that wait, if there are enough to pay; how many it sealed. NULL where there is
-// more to do than that, and then only the guard may have been raised.
+// _token_usage_rollup_visit(ledger oid, user_id text, max_rows integer, rows_that_pay integer,
+// late_rows_that_pay integer, rows_of_user integer, raise_guard_before timestamptz) returns bigint:
+// seals the rows of a user that wait, if there are enough to pay; how many it sealed. NULL where
+// there is more to do than that, and then only the guard may have been raised.
 PG_FUNCTION_INFO_V1(token_usage_rollup_visit);
 PGDLLEXPORT Datum token_usage_rollup_visit(PG_FUNCTION_ARGS) {
   if (IsolationUsesXactSnapshot()) {
