@@ -8,7 +8,9 @@
 // under a lock is left to the functions of the ledger.
 #include <cstdint>
 #include <cstring>
+#include <initializer_list>
 
+#include "plain_table.h"
 #include "rollup_seal.h"
 
 extern "C" {
@@ -49,18 +51,30 @@ struct Standing {
   TimestampTz until;  // as far as he may be sealed
 };
 
-// A table that is derived from the ledger, as far as the caller may read it; none else.
-Relation open_derived(Relation ledger, const char *name) {
-  Oid const oid = get_relname_relid(name, RelationGetNamespace(ledger));
-  if (!OidIsValid(oid)) {
+// A column that is read here. The user is of one of three types, see each_row_of().
+struct Column {
+  const char *name;
+  Oid type;
+};
+
+// A table that is derived from the ledger, if the caller may read it and it is what migrate makes:
+// whoever has a ledger may have anything under these names. None else.
+Relation open_derived(Relation ledger, const char *name, std::initializer_list<Column> columns) {
+  Oid const space = RelationGetNamespace(ledger);
+  Oid const oid = get_relname_relid(name, space);
+  if (!OidIsValid(oid) || !is_open(oid) || !is_plain_table(oid, name, space)) {
     return nullptr;
   }
-  Relation const table = try_relation_open(oid, AccessShareLock);
-  if (table == nullptr) {
-    return nullptr;
+  Relation const table = relation_open(oid, NoLock);
+  TupleDesc const found = RelationGetDescr(table);
+  bool good = !table->rd_rel->relhassubclass;
+  for (const Column &column : columns) {
+    const AttrNumber number = attribute(found, column.name);
+    good = good && number != InvalidAttrNumber &&
+           TupleDescAttr(found, number - 1)->atttypid == column.type;
   }
-  if (table->rd_rel->relkind != RELKIND_RELATION || !is_open(oid)) {
-    relation_close(table, AccessShareLock);
+  if (!good) {
+    relation_close(table, NoLock);
     return nullptr;
   }
   return table;
@@ -85,17 +99,15 @@ Oid index_of_user(Relation table) {
   return found;
 }
 
-// A column of a row by its name.
+// A column of a row by its name, one of those for which the table was opened.
 struct Cell {
   Datum value;
   bool null;
 };
 Cell cell_of(Relation table, HeapTuple row, const char *name) {
+  TupleDesc const columns = RelationGetDescr(table);
   Cell cell = {0, true};
-  const AttrNumber number = attribute(RelationGetDescr(table), name);
-  if (number != InvalidAttrNumber) {
-    cell.value = heap_getattr(row, number, RelationGetDescr(table), &cell.null);
-  }
+  cell.value = heap_getattr(row, attribute(columns, name), columns, &cell.null);
   return cell;
 }
 
@@ -121,6 +133,9 @@ bool each_row_of(text *user, Relation table, Take take) {
   }
   Form_pg_attribute const form = TupleDescAttr(RelationGetDescr(table), column - 1);
   Datum value = 0;
+  if (form->atttypid != INT8OID && form->atttypid != TEXTOID && form->atttypid != UUIDOID) {
+    return false;
+  }
   if (!user_value(user, form->atttypid, &value)) {
     return false;
   }
@@ -169,8 +184,9 @@ bool find_standing(Relation ledger, const Derived &derived, text *user, const Li
   find_epoch(ledger, derived.epochs, standing);
   const bool told = each_row_of(user, derived.users, [&](HeapTuple row) {
     standing->met = true;
-    standing->known = same(standing->epoch, cell_of(derived.users, row, "epoch"));
-    standing->sealed = DatumGetTimestampTz(cell_of(derived.users, row, "sealed_until").value);
+    const Cell sealed = cell_of(derived.users, row, "sealed_until");
+    standing->known = same(standing->epoch, cell_of(derived.users, row, "epoch")) && !sealed.null;
+    standing->sealed = DatumGetTimestampTz(sealed.value);
     return false;
   });
   standing->until = standing->sealed;
@@ -342,10 +358,14 @@ PGDLLEXPORT Datum token_usage_rollup_visit(PG_FUNCTION_ARGS) {
   FewLayout layout;
   std::int64_t rows = kNotPlain;
   if (is_plain(ledger, &layout)) {
-    const Derived derived = {open_derived(ledger, "token_usage_rollup_epoch"),
-                             open_derived(ledger, "token_usage_rollup_state"),
-                             open_derived(ledger, kUsers),
-                             open_derived(ledger, "token_usage_delta")};
+    const Derived derived = {
+        open_derived(
+            ledger, "token_usage_rollup_epoch",
+            {{"epoch", UUIDOID}, {"ledger", OIDOID}, {"filenode", OIDOID}, {"stamp", TEXTOID}}),
+        open_derived(ledger, "token_usage_rollup_state",
+                     {{"epoch", UUIDOID}, {"confirmed", TIMESTAMPTZOID}, {"horizon", INT8OID}}),
+        open_derived(ledger, kUsers, {{"epoch", UUIDOID}, {"sealed_until", TIMESTAMPTZOID}}),
+        open_derived(ledger, "token_usage_delta", {{"sign", INT2OID}})};
     Relation const tables[] = {derived.epochs, derived.states, derived.users, derived.deltas};
     bool all = true;
     for (Relation const table : tables) {

@@ -195,6 +195,31 @@ def test_a_visit_reads_what_the_caller_may_read(native):
     database.close()
 
 
+@pytest.mark.parametrize("ledger", ["ours"], indirect=True)
+def test_a_visit_leaves_tables_of_other_types_to_queries(ledger):  # noqa: F811
+    """Whoever makes tables of these names has them read as what they are: anybody may call the function for a ledger of his own."""
+    ledger("INSERT INTO token_usage (user_id, agent_id, ai_provider, ai_model) SELECT 1, 'a', 'p', 'm' FROM generate_series(1, 300)")
+    ledger("SELECT token_usage_rebuild()")
+    ledger("INSERT INTO token_usage_delta (user_id, sign, turn) VALUES (1, 0, 1)")
+    call = "SELECT _token_usage_rollup_visit('token_usage'::regclass, '1', 4096, 128, 64, 256, now() - interval '1 day')"
+    assert ledger(call) == [(0,)]
+    for table, column, type in (("rollup_epoch", "epoch", "bigint"), ("rollup_epoch", "ledger", "text"), ("rollup_epoch", "stamp", "bigint"),
+                                ("rollup_state", "epoch", "bigint"), ("rollup_state", "confirmed", "text"), ("rollup_user", "epoch", "bigint"),
+                                ("rollup_user", "sealed_until", "text"), ("rollup_user", "user_id", "numeric"), ("delta", "user_id", "numeric"),
+                                ("delta", "sign", "text")):
+        ledger("BEGIN")
+        ledger(f"ALTER TABLE token_usage_{table} ALTER {column} TYPE {type} USING '1'")
+        assert ledger(call) == [(None,)], (table, column)
+        ledger("ROLLBACK")
+    for change in ("CREATE TABLE child () INHERITS (token_usage_delta)", "ALTER TABLE token_usage_rollup_state DROP horizon",
+                   "ALTER TABLE token_usage_rollup_user ALTER sealed_until DROP NOT NULL; UPDATE token_usage_rollup_user SET sealed_until = NULL"):
+        ledger("BEGIN")
+        ledger(change)
+        assert ledger(call) == [(None,)], change
+        ledger("ROLLBACK")
+    assert ledger(call) == [(0,)]
+
+
 def test_it_runs_with_the_caller_s_rights(native):
     database = native.database()
     name = f"nobody_{database.name}"
