@@ -1019,7 +1019,7 @@ $rollup$;
 
 -- The statements that read sums through the rollups; all run in the reader's one snapshot. NULL where nothing of the kind is rolled;
 -- which of them is asked for first is state, and the others only where that is not NULL.
---   state: of user $1: sealed_until, and the months that are rolled and their flags, ascending; no row where nothing is rolled
+--   state: of user $1: sealed_until, and the months between the bounds $3 that are rolled and their flags, ascending; no row where nothing is rolled
 --   few: how many rows user $1 has between the bounds $3, up to 500; fewest: up to 64
 --   rollup, ledger, both: the sums of _token_usage_sums, in its columns and by its parameters ($1 user, $2 agent where by_agent,
 --     $3 bounds), from what is named; the pieces are $4 their tiers, $5 and $6 their ends, and $7 is sealed_until.
@@ -1035,10 +1035,12 @@ BEGIN
     IF NOT @extschema@._token_usage_rollup_possible(ledger) THEN
       RETURN NULL;
     END IF;
-    RETURN @extschema@._token_usage_rollup_text(ledger, $sql$
-SELECT u.sealed_until, ARRAY(SELECT o.month FROM {s}.token_usage_rollup_month o WHERE o.user_id = u.user_id ORDER BY o.month),
-       ARRAY(SELECT o.flags FROM {s}.token_usage_rollup_month o WHERE o.user_id = u.user_id ORDER BY o.month)
-  FROM {s}.token_usage_rollup_user u WHERE u.user_id = $1::{user_type} AND u.epoch = {epoch}$sql$);
+    -- No month has more than 744 hours. What lies before the first instant that has 744 hours before it is read from the ledger.
+    RETURN @extschema@._token_usage_rollup_text(ledger, replace($sql$
+SELECT u.sealed_until, ARRAY(SELECT o.month {months}), ARRAY(SELECT o.flags {months})
+  FROM {s}.token_usage_rollup_user u WHERE u.user_id = $1::{user_type} AND u.epoch = {epoch}$sql$, '{months}',
+      $sql$FROM {s}.token_usage_rollup_month o WHERE o.user_id = u.user_id AND o.month < $3[array_upper($3, 1)]
+         AND o.month > greatest($3[1], '4713-01-01 00:00:00+00 BC'::timestamptz) - interval '744 hours' ORDER BY o.month$sql$));
   ELSIF part IN ('few', 'fewest') THEN
     RETURN @extschema@._token_usage_rollup_text(ledger, replace($sql$
 SELECT count(*)::int4 FROM (SELECT FROM {ledger} t WHERE t.user_id = $1::{user_type} AND t.created_at >= {$3[1]}
@@ -1314,10 +1316,11 @@ BEGIN
     EXECUTE @extschema@._token_usage_rollup_text(ledger, 'REVOKE ALL ON FUNCTION ' || code.signature || ' FROM PUBLIC');
   END LOOP;
 
-  -- One insert in 128 asks for maintenance. By chance and not by a column, whose type could not be changed then.
+  -- One insert in 128 asks for maintenance. By chance and not by a column, whose type could not be changed then. least() leaves out what is
+  -- NULL: such a row is in no sum. The server copies the text of all these clauses at each INSERT, and parses the one that it needs.
   FOR part IN SELECT * FROM (VALUES
       ('token_usage_rollup_insert', 'INSERT', 'FOR EACH ROW WHEN (({new_at} < {guard}) IS NOT FALSE OR random() < ''0.0078125''::float8)'),
-      ('token_usage_rollup_update', 'UPDATE', 'FOR EACH ROW WHEN (({old_at} < {guard}) IS NOT FALSE OR ({new_at} < {guard}) IS NOT FALSE)'),
+      ('token_usage_rollup_update', 'UPDATE', 'FOR EACH ROW WHEN ((least({old_at}, {new_at}) < {guard}) IS NOT FALSE)'),
       ('token_usage_rollup_delete', 'DELETE', 'FOR EACH ROW WHEN (({old_at} < {guard}) IS NOT FALSE)'),
       ('token_usage_rollup_truncate', 'TRUNCATE', 'FOR EACH STATEMENT')) p (name, event, clause) LOOP
     IF @extschema@._token_usage_rollup_trigger(ledger, part.name, @extschema@._token_usage_rollup_text(ledger,
@@ -2372,7 +2375,7 @@ DECLARE
   i integer := 2;
   m integer;
 BEGIN
-  IF sealed_until IS NULL OR months IS NULL OR bounds[1] >= sealed_until OR bounds[n] <= months[1] THEN
+  IF sealed_until IS NULL OR coalesce(cardinality(months), 0) = 0 OR bounds[1] >= sealed_until OR bounds[n] <= months[1] THEN
     tier := 0;
     lo := bounds[1];
     hi := bounds[n];
@@ -2516,7 +2519,7 @@ BEGIN
   IF (agent IS NULL OR dimension IN ('none', 'agent')) AND @extschema@._token_usage_rollup_readable(ledger) THEN
     query := @extschema@._token_usage_rollup_read_sql(ledger, 'state'::text, dimension, agent IS NOT NULL);
     IF query IS NOT NULL THEN
-      EXECUTE query INTO sealed_until, months, flags USING user_id;
+      EXECUTE query INTO sealed_until, months, flags USING user_id, agent, bounds;
     END IF;
     IF sealed_until IS NOT NULL THEN
       SELECT array_agg(p.tier), array_agg(p.lo), array_agg(p.hi) INTO tiers, starts, ends

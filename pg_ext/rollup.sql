@@ -156,7 +156,7 @@ $rollup$;
 
 -- The statements that read sums through the rollups; all run in the reader's one snapshot. NULL where nothing of the kind is rolled;
 -- which of them is asked for first is state, and the others only where that is not NULL.
---   state: of user $1: sealed_until, and the months that are rolled and their flags, ascending; no row where nothing is rolled
+--   state: of user $1: sealed_until, and the months between the bounds $3 that are rolled and their flags, ascending; no row where nothing is rolled
 --   few: how many rows user $1 has between the bounds $3, up to 500; fewest: up to 64
 --   rollup, ledger, both: the sums of _token_usage_sums, in its columns and by its parameters ($1 user, $2 agent where by_agent,
 --     $3 bounds), from what is named; the pieces are $4 their tiers, $5 and $6 their ends, and $7 is sealed_until.
@@ -172,10 +172,12 @@ BEGIN
     IF NOT @extschema@._token_usage_rollup_possible(ledger) THEN
       RETURN NULL;
     END IF;
-    RETURN @extschema@._token_usage_rollup_text(ledger, $sql$
-SELECT u.sealed_until, ARRAY(SELECT o.month FROM {s}.token_usage_rollup_month o WHERE o.user_id = u.user_id ORDER BY o.month),
-       ARRAY(SELECT o.flags FROM {s}.token_usage_rollup_month o WHERE o.user_id = u.user_id ORDER BY o.month)
-  FROM {s}.token_usage_rollup_user u WHERE u.user_id = $1::{user_type} AND u.epoch = {epoch}$sql$);
+    -- No month has more than 744 hours. What lies before the first instant that has 744 hours before it is read from the ledger.
+    RETURN @extschema@._token_usage_rollup_text(ledger, replace($sql$
+SELECT u.sealed_until, ARRAY(SELECT o.month {months}), ARRAY(SELECT o.flags {months})
+  FROM {s}.token_usage_rollup_user u WHERE u.user_id = $1::{user_type} AND u.epoch = {epoch}$sql$, '{months}',
+      $sql$FROM {s}.token_usage_rollup_month o WHERE o.user_id = u.user_id AND o.month < $3[array_upper($3, 1)]
+         AND o.month > greatest($3[1], '4713-01-01 00:00:00+00 BC'::timestamptz) - interval '744 hours' ORDER BY o.month$sql$));
   ELSIF part IN ('few', 'fewest') THEN
     RETURN @extschema@._token_usage_rollup_text(ledger, replace($sql$
 SELECT count(*)::int4 FROM (SELECT FROM {ledger} t WHERE t.user_id = $1::{user_type} AND t.created_at >= {$3[1]}

@@ -31,7 +31,7 @@ DECLARE
   i integer := 2;
   m integer;
 BEGIN
-  IF sealed_until IS NULL OR months IS NULL OR bounds[1] >= sealed_until OR bounds[n] <= months[1] THEN
+  IF sealed_until IS NULL OR coalesce(cardinality(months), 0) = 0 OR bounds[1] >= sealed_until OR bounds[n] <= months[1] THEN
     tier := 0;
     lo := bounds[1];
     hi := bounds[n];

@@ -33,7 +33,7 @@ BEGIN
   IF (agent IS NULL OR dimension IN ('none', 'agent')) AND @extschema@._token_usage_rollup_readable(ledger) THEN
     query := @extschema@._token_usage_rollup_read_sql(ledger, 'state'::text, dimension, agent IS NOT NULL);
     IF query IS NOT NULL THEN
-      EXECUTE query INTO sealed_until, months, flags USING user_id;
+      EXECUTE query INTO sealed_until, months, flags USING user_id, agent, bounds;
     END IF;
     IF sealed_until IS NOT NULL THEN
       SELECT array_agg(p.tier), array_agg(p.lo), array_agg(p.hi) INTO tiers, starts, ends

@@ -313,3 +313,19 @@ def test_errors_name_what_is_wrong(place):
     assert s("SELECT requests_count > 0 FROM token_usage_totals(2, 'all')") == [(True,)]
     s("DELETE FROM token_usage WHERE prompt_tokens > 1000000000")
     settle(s)
+
+
+def test_rows_that_gain_or_lose_their_time(place):
+    """An application's table may allow rows without a time. They are in no sum, and an UPDATE that gives or takes a rolled time is late."""
+    s = place()
+    s("ALTER TABLE token_usage ALTER created_at DROP NOT NULL")
+    guard_past_the_seal(place())
+    times = {"late": "now() - interval '40 hours'", "new": "clock_timestamp()", "none": "NULL"}
+    for before, old in times.items():
+        for after, new in times.items():
+            insert(s, 6, old)
+            rows = "user_id = 1 AND id IN (SELECT id FROM token_usage WHERE user_id = 1 ORDER BY id DESC LIMIT 6)"
+            s(f"UPDATE token_usage SET created_at = {new} WHERE {rows}")
+            right(s)
+            settle(s)
+            assert s(f"SELECT count(*) FROM token_usage WHERE {rows} AND created_at IS NULL") == [(6 if after == "none" else 0,)], (before, after)
