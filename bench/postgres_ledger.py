@@ -318,13 +318,14 @@ class Ledgers:
                 raise RuntimeError(out.read())
 
     def alternate(self, sides, rounds, seconds, warm):
-        """pgbench on each (database, script) in turn, the order turned round each time; the rates of each side, rows a second.
+        """pgbench on each (database, script) in turn, the order turned round each time; the rates of each side, rows a second, and those of
+        its sessions while they were new.
 
         The sessions of a side stay connected, as those of an application's pool do, and its pgbench is stopped while it is not its turn:
-        a new session pays for its first touch of each page of the shared memory, for tens of seconds, and more than for what it does. So
-        before the first turn each side works for `warm` seconds. Rows are counted by the ledger's sequence.
+        a new session pays for its first touch of each page of the shared memory, for a minute and more, and more than for what it does. So
+        before the first turn each side works until that is over, for `warm` seconds at most. Rows are counted by the ledger's sequence.
         """
-        rates = [[] for _ in sides]
+        rates, new = [[] for _ in sides], []
         root = self.root()
         root.query("CHECKPOINT")
         counters = [self.open(database) for database, _ in sides]
@@ -335,14 +336,23 @@ class Ledgers:
                 runs.append(self.start(database, kind, out, "-T", "86400"))
                 runs[-1].out = out
                 stack.callback(self.finish, runs[-1], database)
-                self.turn(runs[-1], counters[len(runs) - 1], warm)
+                new.append(self.settle(runs[-1], counters[len(runs) - 1], warm))
             for number in range(rounds):
                 order = range(len(sides))
                 for at in order if number % 2 == 0 else reversed(order):
                     rates[at].append(self.turn(runs[at], counters[at], seconds))
         for session in (root, *counters):
             session.close()
-        return rates
+        return rates, new
+
+    def settle(self, process, counter, warm):
+        """Lets a stopped pgbench work until two windows of 15 s have passed that were not 3 % faster than the fastest before; the rate of the first."""
+        window, rates, calm = max(1, min(15, warm)), [], 0
+        while not rates or calm < 2 and (len(rates) + 1) * window <= warm:
+            rate = self.turn(process, counter, window)
+            calm = calm + 1 if rates and rate < max(rates) * 1.03 else 0
+            rates.append(rate)
+        return rates[0]
 
     @staticmethod
     def turn(process, counter, seconds):
