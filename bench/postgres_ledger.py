@@ -298,13 +298,12 @@ class Ledgers:
     def start(self, database, kind, out, *options):
         """pgbench on a script, its output to `out`."""
         script, clients, _ = SCRIPTS[kind]
-        with tempfile.NamedTemporaryFile("w", suffix=".sql", prefix="token_usage_bench_", delete=False) as file:
-            file.write(script)
         tries = ["--max-tries=1000"] if postgres.server_version() >= 15 else []
         process = subprocess.Popen([str(self.server.bin / "pgbench"), "-n", "-M", "prepared", "-U", OWNER, "-c", str(clients), "-j", "2",
-                                    "-D", f"users={self.sparse_users}", *tries, *options, "-f", file.name, database], env=self.server.environment(),
-                                   stdout=out, stderr=subprocess.STDOUT)
-        process.script = file.name
+                                    "-D", f"users={self.sparse_users}", *tries, *options, "-f", "-", database], env=self.server.environment(),
+                                   stdin=subprocess.PIPE, stdout=out, stderr=subprocess.STDOUT, text=True)
+        process.stdin.write(script)
+        process.stdin.close()
         return process
 
     def pgbench(self, database, kind, *options):
@@ -312,7 +311,6 @@ class Ledgers:
         with tempfile.TemporaryFile("w+") as out:
             process = self.start(database, kind, out, *options)
             code = process.wait()
-            os.unlink(process.script)
             out.seek(0)
             if code != 0:
                 raise RuntimeError(out.read())
@@ -374,6 +372,5 @@ class Ledgers:
     def finish(self, process, database):
         process.kill()
         process.wait()
-        os.unlink(process.script)
         while self.plain("postgres", f"SELECT 1 FROM pg_stat_activity WHERE datname = '{database}' AND application_name = 'pgbench'"):
             time.sleep(0.1)
