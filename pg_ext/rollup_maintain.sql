@@ -27,7 +27,7 @@ BEGIN
     IF native IS NOT NULL THEN
       BEGIN
         EXECUTE 'SELECT ' || native || '($1, $2, $3, $4, $5, $6, $7)' INTO work
-          USING {l}::regclass::oid, usr::text, max_rows, 128, 64, 256, now() - interval '0.2 seconds';
+          USING {l}::regclass::oid, usr::text, max_rows, 128, 64, 256, now() - interval '0.1 seconds';
       EXCEPTION WHEN numeric_value_out_of_range THEN
         work := NULL;  -- more than it adds up
       END;
@@ -40,7 +40,7 @@ BEGIN
     RETURN 0;
   END IF;
   SELECT e.epoch, r.user_id IS NOT NULL, r.sealed_until, greatest(s.confirmed, r.sealed_until),
-         s.horizon IS NOT NULL OR s.confirmed IS NULL OR s.confirmed < now() - interval '0.2 seconds'
+         s.horizon IS NOT NULL OR s.confirmed IS NULL OR s.confirmed < now() - interval '0.1 seconds'
     INTO now_epoch, known, sealed, until, guard_due
     FROM (SELECT {epoch} AS epoch) e
     LEFT JOIN {s}.token_usage_rollup_user r ON r.user_id = usr AND r.epoch = e.epoch

@@ -124,7 +124,7 @@ BEGIN
       RETURN false;
     END IF;
   END IF;
-  IF st.confirmed IS NULL OR st.confirmed < now() - interval '0.2 seconds' THEN
+  IF st.confirmed IS NULL OR st.confirmed < now() - interval '0.1 seconds' THEN
     -- The sequence first, then the transaction id: a transaction that read the old guard has an older id.
     PERFORM {raise_guard now()};
     BEGIN

@@ -167,7 +167,7 @@ def test_a_visit_reads_what_the_caller_may_read(native):
     row = "INSERT INTO token_usage (user_id, agent_id, ai_provider, ai_model) SELECT 1, 'a', 'p', 'm' FROM generate_series(1, {})"
     owner(row.format(100))
     owner("SELECT token_usage_rollup_begin()")
-    call = "SELECT _token_usage_rollup_visit('token_usage'::regclass, '1', 4096, 128, 64, 256, now() - interval '0.2 seconds')"
+    call = "SELECT _token_usage_rollup_visit('token_usage'::regclass, '1', 4096, 128, 64, 256, now() - interval '0.1 seconds')"
     assert owner(call) == [(0,)]
     assert nobody(call) == [(None,)]
     owner(f"GRANT SELECT ON token_usage TO {name}")
