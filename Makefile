@@ -24,6 +24,7 @@ OBJS = \
 	pg_ext/few_page.o \
 	pg_ext/few_reports.o \
 	pg_ext/few_rows.o \
+	pg_ext/few_sums.o \
 	pg_ext/from_response.o \
 	pg_ext/kept_query.o \
 	pg_ext/ledger.o \

@@ -11,6 +11,7 @@
 #include <string_view>
 
 #include "few_call.h"
+#include "few_sums.h"
 
 extern "C" {
 #include <access/xact.h>
@@ -22,78 +23,6 @@ namespace token_usage {
 namespace {
 
 constexpr std::int64_t kMostDays = 36600;
-
-// The sums of a group of rows.
-struct Line {
-  int bucket;
-  FewText key1;
-  FewText key2;
-  Measures measures;
-};
-
-enum class Group { none, agent, provider, model };
-
-// The rows of a report as they are added up.
-struct Sums {
-  Group group;
-  text *agent;  // of which rows only, if any
-  const TimestampTz
-      *bounds;  // ascending; a row is in bucket i from bounds[i - 1] on, before bounds[i]
-  int buckets;
-  Line *lines;
-  int count;
-  int room;
-};
-
-FewText copy_of(const FewText &value) {
-  if (value.value == nullptr) {
-    return value;
-  }
-  const Size size = VARSIZE_ANY(value.value);
-  return {static_cast<text *>(std::memcpy(palloc(size), value.value, size))};
-}
-
-constexpr FewText kNoText = {nullptr};
-
-// The line of a row, which may be a new one.
-Measures *line_of(Sums *sums, int bucket, const FewText &key1, const FewText &key2) {
-  for (int i = sums->count - 1; i >= 0; --i) {
-    const Line &line = sums->lines[i];
-    if (line.bucket == bucket && line.key1 == key1 && line.key2 == key2) {
-      return &sums->lines[i].measures;
-    }
-  }
-  if (sums->count == sums->room) {
-    const int room = sums->room == 0 ? 16 : 2 * sums->room;
-    Line *const lines = few_room<Line>(room);
-    std::copy_n(sums->lines, sums->count, lines);
-    sums->lines = lines;
-    sums->room = room;
-  }
-  Line &line = sums->lines[sums->count++];
-  line = {bucket, copy_of(key1), copy_of(key2), {}};
-  return &line.measures;
-}
-
-FewTaken add_row(void *context, const FewRow &row) {
-  auto *const sums = static_cast<Sums *>(context);
-  if (sums->agent != nullptr && row.agent != FewText{sums->agent}) {
-    return FewTaken::more;
-  }
-  const TimestampTz *const behind =
-      std::upper_bound(sums->bounds, sums->bounds + sums->buckets, row.at);
-  FewText key1 = kNoText;
-  FewText key2 = kNoText;
-  if (sums->group == Group::agent) {
-    key1 = row.agent;
-  } else if (sums->group != Group::none) {
-    key1 = row.provider;
-    key2 = sums->group == Group::model ? row.model : kNoText;
-  }
-  Measures *const measures = line_of(sums, static_cast<int>(behind - sums->bounds), key1, key2);
-  return attempt([measures, &row] { measures->add(row.request); }) ? FewTaken::more
-                                                                   : FewTaken::give_up;
-}
 
 // What a report of days is asked.
 struct Scope {
@@ -160,13 +89,13 @@ bool first_day(std::string_view period, DateADT last_day, DateADT *first) {
 }
 
 // Adds up the rows of consecutive buckets.
-bool add_up(FewQuestion question, Sums *sums, const TimestampTz *bounds, int buckets) {
+bool add_up(FewQuestion question, FewSums *sums, const TimestampTz *bounds, int buckets) {
   sums->bounds = bounds;
   sums->buckets = buckets;
   question.kind = FewKind::sums;
   question.from = bounds[0];
   question.until = bounds[buckets];
-  return read_few_rows(question, add_row, sums);
+  return read_few_rows(question, add_few_row, sums);
 }
 
 bool summary(FunctionCallInfo fcinfo, FewResult *result) {
@@ -177,7 +106,7 @@ bool summary(FunctionCallInfo fcinfo, FewResult *result) {
   }
   const TimestampTz bounds[] = {DT_NOBEGIN, start_of(month), start_of(scope.last_day),
                                 start_of(scope.last_day + 1)};
-  Sums sums = {};
+  FewSums sums = {};
   if (!add_up(scope.question, &sums, bounds, 3)) {
     return false;
   }
@@ -212,16 +141,16 @@ bool history(FunctionCallInfo fcinfo, FewResult *result) {
   for (int i = 0; i <= days; ++i) {
     bounds[i] = start_of(first + i);
   }
-  Sums sums = {};
+  FewSums sums = {};
   sums.agent = PG_ARGISNULL(3) ? nullptr : PG_GETARG_TEXT_PP(3);
   if (!add_up(scope.question, &sums, bounds, days)) {
     return false;
   }
   std::sort(sums.lines, sums.lines + sums.count,
-            [](const Line &a, const Line &b) { return a.bucket < b.bucket; });
+            [](const FewLine &a, const FewLine &b) { return a.bucket < b.bucket; });
   const Measures none;
-  const Line *line = sums.lines;
-  const Line *const end = sums.lines + sums.count;
+  const FewLine *line = sums.lines;
+  const FewLine *const end = sums.lines + sums.count;
   for (int day = 1; day <= days; ++day) {
     const bool there = line != end && line->bucket == day;
     result->cell(DateADTGetDatum(first + day - 1));
@@ -240,7 +169,7 @@ std::weak_ordering key_order(const FewText &a, const FewText &b) {
   return none != (b.value == nullptr) ? none <=> !none : a.view() <=> b.view();
 }
 
-bool by_cost(const Line &a, const Line &b) {
+bool by_cost(const FewLine &a, const FewLine &b) {
   const Measures &m = a.measures;
   const Measures &n = b.measures;
   if (m.cost_rub != n.cost_rub) {
@@ -256,14 +185,14 @@ bool by_cost(const Line &a, const Line &b) {
   return order != 0 ? order < 0 : key_order(a.key2, b.key2) < 0;
 }
 
-bool by_tokens(const Line &a, const Line &b) {
+bool by_tokens(const FewLine &a, const FewLine &b) {
   return a.measures.total_tokens != b.measures.total_tokens
              ? a.measures.total_tokens > b.measures.total_tokens
              : key_order(a.key1, b.key1) < 0;
 }
 
 // The sums over a named period where there is one, or over so many days.
-bool add_up_period(const Scope &scope, FunctionCallInfo fcinfo, int days, int period, Sums *sums) {
+bool add_up_period(const Scope &scope, FunctionCallInfo fcinfo, int days, int period, FewSums *sums) {
   TimestampTz bounds[] = {DT_NOBEGIN, start_of(scope.last_day + 1)};
   if (period >= 0 && !PG_ARGISNULL(period)) {
     const std::string_view view = FewText{PG_GETARG_TEXT_PP(period)}.view();
@@ -283,11 +212,11 @@ bool add_up_period(const Scope &scope, FunctionCallInfo fcinfo, int days, int pe
 }
 
 // A row for each group.
-bool put_groups(const Sums &sums, FewResult *result) {
+bool put_groups(const FewSums &sums, FewResult *result) {
   for (int i = 0; i < sums.count; ++i) {
-    const Line &line = sums.lines[i];
+    const FewLine &line = sums.lines[i];
     result->text_cell(line.key1);
-    if (sums.group == Group::model) {
+    if (sums.group == FewGroup::model) {
       result->text_cell(line.key2);
     }
     if (!result->measure_cells(line.measures, true)) {
@@ -300,8 +229,8 @@ bool put_groups(const Sums &sums, FewResult *result) {
 
 bool by_agent(FunctionCallInfo fcinfo, FewResult *result) {
   Scope scope;
-  Sums sums = {};
-  sums.group = Group::agent;
+  FewSums sums = {};
+  sums.group = FewGroup::agent;
   sums.agent = PG_ARGISNULL(2) ? nullptr : PG_GETARG_TEXT_PP(2);
   if (!open_days(fcinfo, 5, &scope) || !add_up_period(scope, fcinfo, 3, 4, &sums)) {
     return false;
@@ -310,9 +239,9 @@ bool by_agent(FunctionCallInfo fcinfo, FewResult *result) {
   return put_groups(sums, result);
 }
 
-bool by_price(FunctionCallInfo fcinfo, FewResult *result, Group group) {
+bool by_price(FunctionCallInfo fcinfo, FewResult *result, FewGroup group) {
   Scope scope;
-  Sums sums = {};
+  FewSums sums = {};
   sums.group = group;
   if (!open_days(fcinfo, 3, &scope) || !add_up_period(scope, fcinfo, 2, -1, &sums)) {
     return false;
@@ -322,16 +251,16 @@ bool by_price(FunctionCallInfo fcinfo, FewResult *result, Group group) {
 }
 
 bool by_model(FunctionCallInfo fcinfo, FewResult *result) {
-  return by_price(fcinfo, result, Group::model);
+  return by_price(fcinfo, result, FewGroup::model);
 }
 
 bool by_provider(FunctionCallInfo fcinfo, FewResult *result) {
-  return by_price(fcinfo, result, Group::provider);
+  return by_price(fcinfo, result, FewGroup::provider);
 }
 
 bool totals(FunctionCallInfo fcinfo, FewResult *result) {
   Scope scope;
-  Sums sums = {};
+  FewSums sums = {};
   sums.agent = PG_ARGISNULL(3) ? nullptr : PG_GETARG_TEXT_PP(3);
   if (PG_ARGISNULL(2) || !open_days(fcinfo, 4, &scope) ||
       !add_up_period(scope, fcinfo, -1, 2, &sums)) {
@@ -412,7 +341,7 @@ PGDLLEXPORT Datum token_usage_few_count(PG_FUNCTION_ARGS) {
         PG_RETURN_INT64(rows);
       }
     } else {
-      Sums sums = {};
+      FewSums sums = {};
       sums.agent = PG_GETARG_TEXT_PP(2);
       if (add_up(question, &sums, bounds, 1)) {
         PG_RETURN_INT64(sums.count > 0 ? sums.lines[0].measures.requests_count : 0);

@@ -136,6 +136,15 @@ class Walk {
     }
     return taken;
   }
+  // All of them, if they are no more than that.
+  FewTaken all(int *most, TakeFewRow take, void *context) {
+    FewTaken taken = FewTaken::more;
+    for (; taken == FewTaken::more && *most >= 0; --*most) {
+      taken = next(take, context);
+    }
+    ++*most;  // the end of the scan is no row
+    return taken == FewTaken::more ? FewTaken::give_up : taken;
+  }
 
  private:
   static constexpr int kFirst = 12;
@@ -175,25 +184,21 @@ class Walk {
   ScanDirection direction_;
 };
 
-bool scan_rows(Relation ledger, const FewLayout &layout, const FewQuestion &question,
-               TakeFewRow take, void *context) {
+// Calls `read` with a walk through the rows.
+template <typename Read>
+bool scan_rows(Relation ledger, const FewLayout &layout, const FewQuestion &question, Read read) {
   UserScan scan;
   if (!open_user_scan(ledger, layout, question.user, question.from, question.until, &scan)) {
     return false;
   }
   Walk walk(scan.scan, scan.slot, layout, question);
-  FewTaken taken = walk.first(take, context);
-  if (taken == FewTaken::more) {
-    rewind_user_scan(&scan);
-    taken = walk.rest(take, context);
-  }
+  const FewTaken taken = read(&walk, &scan);
   close_user_scan(&scan);
   return taken == FewTaken::enough;
 }
 
-}  // namespace
-
-bool read_few_rows(const FewQuestion &question, TakeFewRow take, void *context) {
+template <typename Read>
+bool open_rows(const FewQuestion &question, Read read) {
   if (!is_open(question.ledger)) {
     return false;
   }
@@ -201,9 +206,27 @@ bool read_few_rows(const FewQuestion &question, TakeFewRow take, void *context) 
   FewLayout layout;
   const bool good = find_user_layout(ledger, &layout) &&
                     (layout.pages || question.kind != FewKind::page) &&
-                    scan_rows(ledger, layout, question, take, context);
+                    scan_rows(ledger, layout, question, read);
   relation_close(ledger, NoLock);
   return good;
+}
+
+}  // namespace
+
+bool read_few_rows(const FewQuestion &question, TakeFewRow take, void *context) {
+  return open_rows(question, [=](Walk *walk, UserScan *scan) {
+    FewTaken taken = walk->first(take, context);
+    if (taken == FewTaken::more) {
+      rewind_user_scan(scan);
+      taken = walk->rest(take, context);
+    }
+    return taken;
+  });
+}
+
+bool read_rows(const FewQuestion &question, int *most, TakeFewRow take, void *context) {
+  return open_rows(question,
+                   [=](Walk *walk, UserScan *) { return walk->all(most, take, context); });
 }
 
 std::optional<std::string_view> few_time_zone(Oid ledger) {

@@ -78,6 +78,10 @@ using TakeFewRow = FewTaken (*)(void *context, const FewRow &row);
 // come: where there are many, or where the ledger is not of the plain kind that this reads.
 bool read_few_rows(const FewQuestion &question, TakeFewRow take, void *context);
 
+// Hands over all rows of a question about sums; `most` is how many there may be, and then how many
+// fewer there were. False as above, and where there are more.
+bool read_rows(const FewQuestion &question, int *most, TakeFewRow take, void *context);
+
 // The ledger's setting time_zone: nothing where it has to be read in another way. The text is
 // empty where none was set.
 std::optional<std::string_view> few_time_zone(Oid ledger);

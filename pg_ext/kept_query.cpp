@@ -254,7 +254,7 @@ ResultRows begin_rows(FunctionCallInfo fcinfo) {
   return result;
 }
 
-void store_rows(const ResultRows &result) {
+void check_rows(const ResultRows &result) {
   TupleDesc const have = SPI_tuptable->tupdesc;
   bool same = have->natts == result.columns->natts;
   for (int i = 0; same && i < have->natts; ++i) {
@@ -263,9 +263,17 @@ void store_rows(const ResultRows &result) {
   if (!same) {
     elog(ERROR, "token_usage: a query has other columns than the function that returns its rows");
   }
+}
+
+void store_rows(const ResultRows &result) {
+  check_rows(result);
   for (std::uint64_t row = 0; row < SPI_processed; ++row) {
     tuplestore_puttuple(result.store, SPI_tuptable->vals[row]);
   }
+  finish_rows(result);
+}
+
+void finish_rows(const ResultRows &result) {
   result.info->returnMode = SFRM_Materialize;
   result.info->setResult = result.store;
   result.info->setDesc = result.columns;

@@ -69,7 +69,13 @@ struct ResultRows {
 
 ResultRows begin_rows(FunctionCallInfo fcinfo);
 
+// The columns of the last SPI query must be those of the result.
+void check_rows(const ResultRows &result);
+
 // Puts the rows of the last SPI query into the result.
 void store_rows(const ResultRows &result);
+
+// Hands the result over, where rows were put into it in another way.
+void finish_rows(const ResultRows &result);
 
 }  // namespace token_usage

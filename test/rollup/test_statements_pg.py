@@ -329,3 +329,26 @@ def test_rows_that_gain_or_lose_their_time(place):
             right(s)
             settle(s)
             assert s(f"SELECT count(*) FROM token_usage WHERE {rows} AND created_at IS NULL") == [(6 if after == "none" else 0,)], (before, after)
+
+
+@pytest.mark.parametrize("rows", [3, 1000, 1001])
+def test_rows_that_wait_are_added_to_what_is_rolled(place, rows):
+    """Of the groups that are rolled and of others; more of them, or a cost beyond what the library adds up, by a query. Not sealed, since at
+    this level nothing is maintained."""
+    s = place()
+    insert(s, 300, "now() - i * interval '5 hours'", user=7)
+    s("SELECT token_usage_rebuild()")
+    s("BEGIN ISOLATION LEVEL REPEATABLE READ")
+    insert(s, rows - 2, "clock_timestamp()", user=7)
+    s("INSERT INTO token_usage (user_id, agent_id, ai_provider, ai_model, prompt_tokens, total_tokens, cost_usd, cost_rub, execution_time_ms, created_at) "
+      "VALUES (7, 'agent 9', 'p9', 'm9', 5, 5, 0.0000000000015, NULL, 3, clock_timestamp()), "
+      "(7, 'agent 1', 'p1', 'm1', 9223372036854775807, 9223372036854775807, NULL, 2.5, NULL, clock_timestamp())")
+    for more in ("SELECT 1", "UPDATE token_usage SET cost_usd = 10::numeric ^ 29 WHERE user_id = 7 AND agent_id = 'agent 9'"):
+        s(more)
+        for bounds in (["-infinity", "2100-01-01"], ["-infinity", "2020-01-01 00:10", "2100-01-01"]):
+            bounds[1:1] = [s("SELECT (date_trunc('day', now()) - interval '3 days')::text")[0][0]] if len(bounds) == 2 else []
+            for agent in (None, "agent 1", "agent 9"):
+                for dimension in ("none", "agent") if agent else ("none", "agent", "model"):
+                    assert by_rollup(s, 7, agent, bounds, dimension) == by_hand(s, 7, agent, bounds, dimension), (more, agent, dimension)
+    s("COMMIT")
+    settle(s)
