@@ -192,7 +192,8 @@ bool by_tokens(const FewLine &a, const FewLine &b) {
 }
 
 // The sums over a named period where there is one, or over so many days.
-bool add_up_period(const Scope &scope, FunctionCallInfo fcinfo, int days, int period, FewSums *sums) {
+bool add_up_period(const Scope &scope, FunctionCallInfo fcinfo, int days, int period,
+                   FewSums *sums) {
   TimestampTz bounds[] = {DT_NOBEGIN, start_of(scope.last_day + 1)};
   if (period >= 0 && !PG_ARGISNULL(period)) {
     const std::string_view view = FewText{PG_GETARG_TEXT_PP(period)}.view();

@@ -1,5 +1,6 @@
 // A user's rows read straight from the ledger by its index, without a query: the way of reports on
-// users who have few (few_reports.cpp). To start an executor takes longer than to read ten rows.
+// users who have few (few_reports.cpp), and of what no rollup serves (sums.cpp). To start an
+// executor takes longer than to read ten rows.
 //
 // Carries rules 7 and 10 of the contract: rows are what the caller's snapshot sees, and only a
 // caller who may read the whole table, with no row security at work, gets here. Code that anybody

@@ -171,8 +171,8 @@ bool run_rollups(const KeptKey &key, const Shape &shape, Call call, Answer *answ
                         reinterpret_cast<int16 *>(ARR_DATA_PTR(flags)),
                         ARR_NDIM(starts) == 0 ? 0 : ARR_DIMS(starts)[0]};
     Piece *cut = nullptr;
-    count = rollup_pieces(bounds, n, sealed_until, months, shape.has_agent != 0 || is_grouped(shape),
-                          &cut);
+    count = rollup_pieces(bounds, n, sealed_until, months,
+                          shape.has_agent != 0 || is_grouped(shape), &cut);
     pieces = cut;
   }
   bool rollup = false;
@@ -254,8 +254,8 @@ void store_answer(const ResultRows &result, const Answer &answer) {
     }
     for (std::uint64_t row = 0; row < rows; ++row) {
       heap_deform_tuple(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, cells, nulls);
-      FewLine *const line = find_few_line(read, DatumGetInt32(cells[0]), text_of(cells[1], nulls[1]),
-                                          text_of(cells[2], nulls[2]));
+      FewLine *const line = find_few_line(read, DatumGetInt32(cells[0]),
+                                          text_of(cells[1], nulls[1]), text_of(cells[2], nulls[2]));
       if (line != nullptr) {
         add_cells(cells, line->measures);
         line->bucket = 0;  // done with
