@@ -92,8 +92,9 @@ $function$;
 CREATE OR REPLACE FUNCTION @extschema@._token_usage_kept_settings(settings text[])
 RETURNS void LANGUAGE plpgsql STABLE AS $function$
 BEGIN
+  -- PostgreSQL 13 plans what RETURN QUERY EXECUTE runs by plan_cache_mode too, and without the bounds an index is its choice.
   PERFORM set_config('enable_seqscan', settings[1], true), set_config('seq_page_cost', settings[2], true),
-          set_config('random_page_cost', settings[3], true);
+          set_config('random_page_cost', settings[3], true), set_config('plan_cache_mode', 'auto', true);
 END
 $function$;
 
