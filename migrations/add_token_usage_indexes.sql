@@ -1037,7 +1037,7 @@ BEGIN
     END IF;
     -- No month has more than 744 hours. What lies before the first instant that has 744 hours before it is read from the ledger.
     RETURN @extschema@._token_usage_rollup_text(ledger, replace($sql$
-SELECT u.sealed_until, ARRAY(SELECT o.month {months}), ARRAY(SELECT o.flags {months})
+SELECT u.sealed_until::timestamptz, ARRAY(SELECT o.month::timestamptz {months}), ARRAY(SELECT coalesce(o.flags, 0)::int2 {months})
   FROM {s}.token_usage_rollup_user u WHERE u.user_id = $1::{user_type} AND u.epoch = {epoch}$sql$, '{months}',
       $sql$FROM {s}.token_usage_rollup_month o WHERE o.user_id = u.user_id AND o.month < $3[array_upper($3, 1)]
          AND o.month > greatest($3[1], '4713-01-01 00:00:00+00 BC'::timestamptz) - interval '744 hours' ORDER BY o.month$sql$));
