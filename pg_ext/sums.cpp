@@ -328,6 +328,11 @@ Datum report_sums(FunctionCallInfo fcinfo, int first) {
     ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
                     errmsg("only the agent of _token_usage_sums may be NULL")));
   }
+  ArrayType *const bounds = PG_GETARG_ARRAYTYPE_P(first + 3);
+  if (ARR_NDIM(bounds) != 1 || ARR_DIMS(bounds)[0] < 2 || array_contains_nulls(bounds)) {
+    ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+                    errmsg("the bounds of _token_usage_sums are two instants or more")));
+  }
   Shape shape;
   std::memset(&shape, 0, sizeof shape);
   shape.has_agent = missing(2) ? 0 : 1;
@@ -339,7 +344,7 @@ Datum report_sums(FunctionCallInfo fcinfo, int first) {
     elog(ERROR, "token_usage: SPI_connect failed");
   }
   Call call{{PG_GETARG_DATUM(first + 1), missing(2) ? Datum{0} : PG_GETARG_DATUM(first + 2),
-             PG_GETARG_DATUM(first + 3)},
+             PointerGetDatum(bounds)},
             {' ', missing(2) ? 'n' : ' ', ' ', ' ', ' ', ' ', ' '}};
   Answer answer = {};
   if ((shape.has_agent != 0 && is_grouped(shape) && std::strcmp(shape.dimension, "agent") != 0) ||

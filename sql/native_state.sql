@@ -15,6 +15,10 @@ FROM _token_usage_stats_add(NULL, 1, 2, 3, 0.1, 0.2, 4::bigint) AS s;
 -- _token_usage_sums: only the agent may be NULL.
 SELECT _token_usage_sums(NULL, '1', NULL, ARRAY['2025-01-01', '2025-01-02']::timestamptz[], 'none');
 SELECT count(*) FROM _token_usage_sums('pg_class'::regclass, '1', NULL, NULL, 'none');
+SELECT count(*) FROM _token_usage_sums('pg_class'::regclass, '1', NULL, '{}', 'none');
+SELECT count(*) FROM _token_usage_sums('pg_class'::regclass, '1', NULL, '{2025-01-01}', 'none');
+SELECT count(*) FROM _token_usage_sums('pg_class'::regclass, '1', NULL, '{2025-01-01,NULL}', 'none');
+SELECT count(*) FROM _token_usage_sums('pg_class'::regclass, '1', NULL, '{{2025-01-01,2025-01-02}}', 'none');
 
 -- The library's decimals end at 10^26; the portable edition's do not end.
 SELECT token_usage_decimal_sum(1e27);
