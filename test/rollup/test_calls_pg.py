@@ -89,7 +89,7 @@ def test_recording_and_repricing(place):  # noqa: F811
 
 def test_taken_out_and_put_back_as_documented(place):  # noqa: F811
     text = (paths.ROOT / "docs" / "rollups.md").read_text()
-    section = text[text.index("### How to take it out"):]
+    section = text[text.index("## How to take it out"):]
     before = place("SELECT * FROM token_usage_by_agent(1, 60)")
     place(re.search(r"```sql\n(.*?)```", section, re.S).group(1))
     assert place("SELECT count(*) FROM pg_class WHERE relname LIKE 'token\\_usage\\_rollup%' OR relname LIKE 'token\\_usage\\_delta%'") == [(0,)]

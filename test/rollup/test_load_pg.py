@@ -49,7 +49,7 @@ def test_load(place):
     assert told.logged_waits == [] and told.waits == [], (told.logged_waits + told.waits)[:5]
     assert told.deadlocks == 0 and told.serialization == 0
     assert query("SELECT * FROM token_usage_verify()") == []
-    # docs/rollups.md states the bound; three times its mean leaves room for chance.
+    # docs/rollups-postgres.md states the bound; three times its mean leaves room for chance.
     assert most < 3 * 128 * load.USERS
     assert tail < 256 + 3 * 128 * 8 + 5 * rows / told.seconds
     told = load.run(place, "ledger", "app", 4)
