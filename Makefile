@@ -8,9 +8,11 @@ MODULE_big = token_usage
 # No part of core/ that needs a library which a server does not have: zones and JSON are the server's own.
 OBJS = \
 	core/arguments.o \
+	core/cursor.o \
 	core/decimal.o \
 	core/event.o \
 	core/float_text.o \
+	core/hex.o \
 	core/json_reader.o \
 	core/measures.o \
 	core/price.o \

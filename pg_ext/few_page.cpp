@@ -1,11 +1,16 @@
-// The first page of token_usage_detailed, PostgreSQL native edition, read straight from the ledger
-// (few_rows.h) for any user: rows come by their time, the newest first, so that no more than a page
-// of them is read. Pages by agent or by cursor are handed on to detailed.sql.
+// A page of token_usage_detailed, the first one or one by cursor, PostgreSQL native edition, read
+// straight from the ledger (few_rows.h) for any user: rows come by their time, the newest first, so
+// that no more than a page of them is read. Pages by agent are handed on to detailed.sql.
 #include <algorithm>
+#include <charconv>
 #include <cstdint>
 #include <cstring>
 #include <optional>
+#include <string>
+#include <string_view>
+#include <system_error>
 
+#include "cursor.h"
 #include "few_call.h"
 #include "money.h"
 #include "page.h"
@@ -15,6 +20,13 @@ namespace token_usage {
 namespace {
 
 constexpr std::int64_t kMostRows = 500;  // of a page, and before it
+constexpr int kMostOfOneTime = 2000;
+
+// Where a page by cursor starts: behind that row.
+struct Start {
+  TimestampTz at;
+  std::int64_t id;
+};
 
 // The first rows, and those of the same time as the last of them.
 struct Page {
@@ -22,6 +34,8 @@ struct Page {
   int count;
   int room;
   int wanted;
+  std::optional<Start> start;
+  int passed;  // rows of the cursor's time that stand on pages before
 };
 
 // Copies the texts of a row, all into one piece of memory.
@@ -52,12 +66,15 @@ void keep_texts(FewRow *row) {
 
 FewTaken add_row(void *context, const FewRow &row) {
   auto *const page = static_cast<Page *>(context);
+  if (page->start && row.at == page->start->at && row.id >= page->start->id) {
+    return ++page->passed > kMostOfOneTime ? FewTaken::give_up : FewTaken::more;
+  }
   if (page->count >= page->wanted && page->rows[page->count - 1].at != row.at) {
     return FewTaken::enough;
   }
   if (page->count == page->room) {
-    if (page->count > 4 * kMostRows) {
-      return FewTaken::give_up;  // so many of one time
+    if (page->count > kMostOfOneTime) {
+      return FewTaken::give_up;
     }
     page->room = 2 * page->room + 16;
     auto *const rows = few_room<FewRow>(page->room);
@@ -106,12 +123,32 @@ void put_row(const FewRow &row, FewResult *result) {
   result->end_row();
 }
 
+// What a cursor says. False where it is none, or one of another kind of key or of a time that
+// PostgreSQL does not have: detailed.sql tells the error.
+bool read_start(text *after, Start *start) {
+  const std::string_view hex(VARDATA_ANY(after),
+                             static_cast<std::size_t>(VARSIZE_ANY_EXHDR(after)));
+  Micros micros = 0;
+  bool good = false;
+  const bool read = attempt([&] {
+    const Cursor cursor = decode_cursor(hex);
+    micros = cursor.created_at;
+    const char *const end = cursor.id.data() + cursor.id.size();
+    good = std::from_chars(cursor.id.data(), end, start->id).ec == std::errc() &&
+           cursor.id == std::to_string(start->id);
+  });
+  return read && good && !__builtin_sub_overflow(micros, kUnixEpoch, &start->at) &&
+         IS_VALID_TIMESTAMP(start->at);
+}
+
 bool detailed(FunctionCallInfo fcinfo, FewResult *result) {
   FewQuestion question;
   const auto between = [fcinfo](int at, std::int64_t least) {
     return !PG_ARGISNULL(at) && PG_GETARG_INT64(at) >= least && PG_GETARG_INT64(at) <= kMostRows;
   };
-  if (!between(2, 1) || !between(3, 0) || !PG_ARGISNULL(4) || !PG_ARGISNULL(7) ||
+  Start start = {};
+  if (!between(2, 1) || !between(3, 0) || !PG_ARGISNULL(4) ||
+      (!PG_ARGISNULL(7) && !read_start(PG_GETARG_TEXT_PP(7), &start)) ||
       !open_scope(fcinfo, &question)) {
     return false;
   }
@@ -122,7 +159,11 @@ bool detailed(FunctionCallInfo fcinfo, FewResult *result) {
     question.until = PG_GETARG_TIMESTAMPTZ(6) + 1;  // itself is in the list
   }
   const int offset = static_cast<int>(PG_GETARG_INT64(3));
-  Page page = {nullptr, 0, 0, offset + static_cast<int>(PG_GETARG_INT64(2))};
+  Page page = {nullptr, 0, 0, offset + static_cast<int>(PG_GETARG_INT64(2)), std::nullopt, 0};
+  if (!PG_ARGISNULL(7)) {
+    page.start = start;
+    question.until = std::min(question.until, start.at + 1);
+  }
   if (!read_few_rows(question, add_row, &page)) {
     return false;
   }

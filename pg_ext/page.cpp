@@ -14,10 +14,6 @@ namespace {
 
 constexpr std::size_t kMostDigits = 20;  // of a whole number of 64 bits, and its sign
 
-// From 1970 to 2000, where PostgreSQL's times start.
-constexpr std::int64_t kEpoch =
-    static_cast<std::int64_t>(POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * USECS_PER_DAY;
-
 // Which query: what it filters by.
 struct Shape {
   char agent;
@@ -49,7 +45,7 @@ text *cursor_text(TimestampTz created_at, const char *id) {
   const std::size_t id_size = std::strlen(id);
   auto *const plain = static_cast<char *>(palloc(2 + kMostDigits + 1 + id_size + 1));
   std::memcpy(plain, "1|", 2);
-  pg_lltoa(created_at + kEpoch, plain + 2);
+  pg_lltoa(created_at + kUnixEpoch, plain + 2);
   char *const behind = plain + std::strlen(plain);
   *behind = '|';
   std::memcpy(behind + 1, id, id_size + 1);

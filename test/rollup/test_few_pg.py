@@ -72,6 +72,10 @@ def handed_on(session, report, user):
     return isinstance(got, tuple) and "trapped" in got[1]
 
 
+def cursor_of(micros, row_id):
+    return f"1|{micros}|{row_id}".encode().hex()
+
+
 def test_as_any_other_report(place):
     same(place)
     # By hand, so that both cannot be wrong in the same way.
@@ -91,7 +95,8 @@ def test_who_is_served(place):
         assert [r for r in REPORTS if handed_on(place, r, user) != (not served and ("'all'" in r or "summary" in r or "count({u}, N" in r))
                 and (served or "400" not in r and "year" not in r)] == [], user
     assert not handed_on(place, "detailed({u}, 100, 0, NULL, NULL, NULL, NULL)", 3)
-    # An error is told by those who know its text; other zones, pages by cursor and of an agent are theirs too.
+    assert not handed_on(place, f"detailed({{u}}, 100, 0, NULL, NULL, NULL, '{cursor_of(1735689600000000, 7)}')", 3)
+    # An error is told by those who know its text; other zones and pages of an agent are theirs too.
     for report in ("summary({u}, 'Mars', NULL)", "summary({u}, 'Europe/Moscow', NULL)", "history({u}, 0, NULL, NULL, NULL)", "totals({u}, 'moon', NULL, NULL, NULL)",
                    "summary({u}, NULL, '0900-01-01')", "detailed({u}, 501, 0, NULL, NULL, NULL, NULL)", "detailed({u}, 5, 0, 'agent 1', NULL, NULL, NULL)",
                    "detailed({u}, 5, 0, NULL, NULL, NULL, 'abc')"):
@@ -236,3 +241,50 @@ def test_order_among_equals(place):
         assert rows == place(call(report, 9, "_any"))
         assert [r[0] for r in rows] == sorted((r[0] for r in rows), reverse=True) and len(rows) == max(min(size, 40 - offset), 0)
     assert place("SELECT date FROM token_usage_history(9, 1)") == [(place("SELECT timezone('UTC', now())::date")[0][0],)]
+
+
+def test_pages_by_cursor(place):
+    """Page by page as any other, also among rows of one time, from a row that is gone, and within bounds."""
+    place(f"INSERT INTO token_usage ({COLUMNS}) {ROWS.format(u=9, first=1, last=40, step='0 seconds')}")
+    place(f"INSERT INTO token_usage ({COLUMNS}) {ROWS.format(u=9, first=1, last=40, step='1 hour')}")
+    for user, count in ((1, 12), (2, 121), (9, 80)):
+        for limit in (1, 7, 40, 500):
+            listed, after = [], "NULL"
+            while True:
+                report = f"detailed({{u}}, {limit}, 0, NULL, NULL, NULL, {after})"
+                rows = place(call(report, user))
+                assert rows == place(call(report, user, "_any"))
+                listed += [r[0] for r in rows]
+                if len(rows) < limit:
+                    break
+                after = f"'{rows[-1][-1]}'"
+            assert listed == [r[0] for r in place(f"SELECT id FROM token_usage WHERE user_id = {user} ORDER BY created_at DESC, id DESC")]
+            assert len(listed) == count
+    for row_id, cursor in place(call("detailed({u}, 500, 0, NULL, NULL, NULL, NULL)", 9).replace("*", "id, cursor"))[::9]:
+        place(f"DELETE FROM token_usage WHERE id = {row_id}")
+        for offset, start, end in ((0, "NULL", "NULL"), (3, "NULL", "NULL"), (0, "now() - interval '5 hours'", "NULL"), (0, "NULL", "now() - interval '9 hours'"),
+                                   (1, "now() - interval '20 hours'", "now() - interval '1 minute'")):
+            report = f"detailed({{u}}, 10, {offset}, NULL, {start}, {end}, '{cursor}')"
+            assert place(call(report, 9)) == place(call(report, 9, "_any"))
+
+
+@pytest.mark.parametrize("text", [cursor_of(0, 0), cursor_of(-1, -1), cursor_of(2**63 - 1, 1), cursor_of(-2**63, 1), cursor_of(2**63, 1), cursor_of(1, 2**63), cursor_of(1, -2**63),
+                                  cursor_of(9223371331199999999, 1), cursor_of(9223371331200000000, 1), cursor_of(-210866803200000000, 1),
+                                  cursor_of(-210866803200000001, 1), cursor_of("007", 1), cursor_of(1, "007"), cursor_of(1, "-0"), cursor_of(1, "+1"), cursor_of(1, " 1"),
+                                  cursor_of(1, ""), cursor_of("", 1), cursor_of(1, "1|1"), cursor_of(1, "1\0"), "317C317c31", cursor_of(4e9, 1),
+                                  cursor_of(1, 1)[:-1], cursor_of(1, 1) + "zz", "", "31", "317c", "ff", "é", "323c7c31"])
+def test_any_cursor(place, text):
+    report = f"detailed({{u}}, 10, 0, NULL, NULL, NULL, '{text}')"
+    assert answer(place, call(report, 2)) == answer(place, call(report, 2, "_any"))
+
+
+def test_very_many_rows_of_one_time(place):
+    """They are left to the query, which gives the same."""
+    place(f"INSERT INTO token_usage ({COLUMNS}) {ROWS.format(u=9, first=1, last=2300, step='0 seconds')}")
+    (low, high, micros), = place("SELECT min(id), max(id), (extract(epoch FROM max(created_at)) * 1000000)::bigint FROM token_usage WHERE user_id = 9")
+    reports = [f"detailed({{u}}, 10, 0, NULL, NULL, NULL, '{cursor_of(micros, at)}')" for at in (low + 20, high - 20)]
+    for report in reports:
+        rows = place(call(report, 9))
+        assert rows == place(call(report, 9, "_any")) and len(rows) == 10
+    trap(place)
+    assert all(handed_on(place, report, 9) for report in reports)
