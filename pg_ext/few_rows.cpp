@@ -21,7 +21,7 @@ namespace token_usage {
 namespace {
 
 // To read more rows than these takes as long as to read what is rolled of them.
-constexpr int kMostRows = 500;
+constexpr int kMostRows = 1000;
 
 // A row of the ledger, as the layout tells its columns.
 class Reader {

@@ -33,7 +33,7 @@ def place(native):
 
 
 def fill(session):
-    for user, last in ((1, 11), (2, 120), (3, 700)):
+    for user, last in ((1, 11), (2, 120), (3, 1400)):
         insert(session, user, last)
 
 
