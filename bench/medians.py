@@ -3,20 +3,32 @@ import statistics
 import time
 
 
-def in_rows(calls, cases, row=10):
-    """Of two functions: milliseconds of a call of the first, the median of `calls` calls, and its ratio to the second. They are called by turns of `row`
-    calls in a row: in a row the caches are warm, and the ratio is the median of what it is in each turn, in which the machine had one speed."""
-    taken = [[], []]
-    for case in cases:
-        for _ in range(6):  # past the plans that PostgreSQL makes anew for the first five calls
-            case()
-    ratios = []
-    while len(taken[0]) < calls:
-        for case, times in zip(cases, taken):
-            for _ in range(row):
-                start = time.perf_counter()
+class Pair:
+    """Two functions that are called by turns, `row` calls in a row. In a row the caches are warm; and the ratio of both is the median of what it is in each
+    turn, in which the machine had one speed."""
+
+    def __init__(self, first, second, row=10):
+        self.cases, self.row = (first, second), row
+        self.taken, self.ratios = ([], []), []
+
+    def call(self, calls):
+        """So many calls of each, and before them some that are not counted: past the plans that PostgreSQL makes anew for the first five."""
+        for case in self.cases:
+            for _ in range(6):
                 case()
-                times.append((time.perf_counter() - start) * 1e3)
-        first, second = (statistics.median(times[-row:]) for times in taken)
-        ratios.append(first / second)
-    return statistics.median(taken[0]), statistics.median(ratios)
+        for _ in range(-(-calls // self.row)):
+            for case, times in zip(self.cases, self.taken):
+                for _ in range(self.row):
+                    start = time.perf_counter()
+                    case()
+                    times.append((time.perf_counter() - start) * 1e3)
+            first, second = (statistics.median(times[-self.row:]) for times in self.taken)
+            self.ratios.append(first / second)
+
+    def milliseconds(self):
+        """Of a call of the first."""
+        return statistics.median(self.taken[0])
+
+    def ratio(self):
+        """Of the first to the second."""
+        return statistics.median(self.ratios)
